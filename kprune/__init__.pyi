@@ -1,0 +1,1 @@
+from kprune.errors import BudgetError as BudgetError

@@ -1,0 +1,1 @@
+"""Flatbuffer in, C text out. Nothing in this folder imports Keras or TensorFlow."""
