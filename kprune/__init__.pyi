@@ -1,1 +1,1 @@
-from kprune.errors import BudgetError as BudgetError
+from .errors import BudgetError as BudgetError
