@@ -50,7 +50,7 @@ class Board:
         fqbn: Arduino's fully qualified board name, or None.
         platformio: PlatformIO's board id, or None.
         qemu: QEMU's machine that stands in for the board, or None.
-        renode: True if `microcontroller/renode/` describes the board.
+        renode: The serial port in `microcontroller/renode/<name>.repl`, or None.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Board:
     fqbn: str | None = None
     platformio: str | None = None
     qemu: str | None = None
-    renode: bool = False
+    renode: str | None = None
 
     @property
     def free_flash_bytes(self) -> int:
@@ -81,8 +81,8 @@ class Board:
 
 # Bare metal: flash from the linker map; RAM is the stack of the board's linker script plus 64
 # bytes of static variables.
-_SMALL = Reserve(3 * KIB, 2 * KIB + 64, measured=True)
-_BARE = Reserve(3 * KIB, 4 * KIB + 64, measured=True)
+_SMALL = Reserve(3584, 2 * KIB + 64, measured=True)
+_BARE = Reserve(3584, 4 * KIB + 64, measured=True)
 _MBED = Reserve(96 * KIB, 56 * KIB, measured=False)
 _RENESAS = Reserve(56 * KIB, 8 * KIB, measured=False)
 _OTHER_CORE = Reserve(96 * KIB, 32 * KIB, measured=False)
@@ -98,9 +98,20 @@ def _simulated(
     ram: int,
     qemu: str,
     reserve: Reserve = _BARE,
+    renode: str | None = None,
 ) -> Board:
     return Board(
-        name, title, mcu, core, mhz * 1_000_000, flash, ram, reserve, "bare-metal", qemu=qemu
+        name,
+        title,
+        mcu,
+        core,
+        mhz * 1_000_000,
+        flash,
+        ram,
+        reserve,
+        "bare-metal",
+        qemu=qemu,
+        renode=renode,
     )
 
 
@@ -114,7 +125,7 @@ def _nucleo(
     ram: int,
     platformio: str | None,
     bare_metal: bool = False,
-    renode: bool = False,
+    renode: str | None = None,
 ) -> Board:
     return Board(
         name,
@@ -166,7 +177,7 @@ _TABLE = (
 
     # Boards that CI runs in QEMU.
     _simulated("stm32f405", "any STM32F405 board", "STM32F405RG", "cortex-m4", 168,
-               MIB, 128 * KIB, "netduinoplus2"),
+               MIB, 128 * KIB, "netduinoplus2", renode="sysbus.usart1"),
     _simulated("stm32f100", "STM32VLDISCOVERY", "STM32F100RB", "cortex-m3", 24,
                128 * KIB, 8 * KIB, "stm32vldiscovery", _SMALL),
     _simulated("mps2-an386", "Arm MPS2 with image AN386", "FPGA", "cortex-m4", 25,
@@ -181,7 +192,7 @@ _TABLE = (
     # Arduino: sizes as in the cores' own board files.
     Board("nano33ble", "Arduino Nano 33 BLE (Sense)", "nRF52840", "cortex-m4", 64_000_000,
           983_040, 262_144, _MBED, "arduino", "arduino-cli",
-          "arduino:mbed_nano:nano33ble", "nano33ble", renode=True),
+          "arduino:mbed_nano:nano33ble", "nano33ble", renode="sysbus.uart0"),
     _arduino("nano_rp2040", "Arduino Nano RP2040 Connect", "RP2040", "cortex-m0plus", 133,
              16 * MIB, 270_336, _MBED, "arduino:mbed_nano:nanorp2040connect",
              "nanorp2040connect"),
@@ -221,7 +232,7 @@ _TABLE = (
     _nucleo("nucleo_g474re", "NUCLEO-G474RE", "STM32G474RE", "cortex-m4", 170,
             512 * KIB, 128 * KIB, "nucleo_g474re", bare_metal=True),
     _nucleo("stm32f746", "32F746GDISCOVERY", "STM32F746NG", "cortex-m7", 216,
-            MIB, 320 * KIB, "disco_f746ng", bare_metal=True, renode=True),
+            MIB, 320 * KIB, "disco_f746ng", bare_metal=True, renode="sysbus.usart1"),
     _nucleo("nucleo_f746zg", "NUCLEO-F746ZG", "STM32F746ZG", "cortex-m7", 216,
             MIB, 320 * KIB, "nucleo_f746zg"),
     _nucleo("nucleo_f767zi", "NUCLEO-F767ZI", "STM32F767ZI", "cortex-m7", 216,

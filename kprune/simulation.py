@@ -8,6 +8,7 @@ computer, through QEMU's serial port, or through Renode's.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
 import signal
@@ -129,7 +130,7 @@ def simulate(
         replies, counts = run(elf, target, network, requests, timeout)
         outputs = np.array([_values(reply, board) for reply in replies], np.int8)
         outputs = outputs.reshape(len(inputs), network.output_size)
-        flash, ram = ({}, {}) if chosen == "host" else _sizes(elf.with_suffix(".map"), network)
+        flash, ram = ({}, {}) if chosen == "host" else part_sizes(elf.with_suffix(".map"), network)
     return Simulation(
         board=board,
         simulator=chosen,
@@ -147,7 +148,7 @@ def _choose_simulator(board: Board, simulator: Simulator | None) -> Simulator:
     able: dict[Simulator, bool] = {
         "host": board.program == "host",
         "qemu": board.qemu is not None,
-        "renode": board.renode,
+        "renode": board.renode is not None,
     }
     usable = [name for name, is_able in able.items() if is_able]
     if simulator is None and usable:
@@ -327,7 +328,7 @@ _INPUT_SECTION = re.compile(
 )
 
 
-def _sizes(map_file: Path, network: NetworkFiles) -> tuple[dict[str, int], dict[str, int]]:
+def part_sizes(map_file: Path, network: NetworkFiles) -> tuple[dict[str, int], dict[str, int]]:
     text = map_file.read_text("utf-8").partition("Linker script and memory map")[2]
     total = {name: int(size, 16) for name, size in _OUTPUT_SECTION.findall(text)}
     flash = {"weights": 0, "network": 0, "kernels": 0}
@@ -588,4 +589,64 @@ def _source_lines(sites: Mapping[str, int], elf: Path, network: NetworkFiles) ->
 def _run_renode(
     elf: Path, board: Board, network: NetworkFiles, requests: list[str], timeout: float
 ) -> _Answer:
-    raise NotImplementedError
+    command = _renode_test(board)
+    tree = microcontroller() / "renode"
+    log = elf.with_name("uart.txt")
+    asked = elf.with_name("requests.txt")
+    asked.write_text("\n".join(requests) + "\n", "utf-8")
+    variables = {
+        "ELF": elf,
+        "PLATFORM": tree / f"{board.name}.repl",
+        "UART": board.renode,
+        "MIPS": board.clock_hz // 1_000_000,
+        "REQUESTS": asked,
+        "LOG": log,
+    }
+    for name, value in variables.items():
+        command += ["--variable", f"{name}:{value}"]
+    command += ["--results-dir", str(elf.parent), str(tree / "inference.robot")]
+    who = f"{network.name} on {board.name} in Renode"
+    said = _wait_for(command, who, timeout * (1 + len(requests)))
+    lines = log.read_text("utf-8", "replace").splitlines() if log.exists() else []
+    for line in lines:
+        if line.startswith("fault"):
+            raise BoardFaultError(f"{who} stopped: {line}")
+    replies = [line for line in lines if line.startswith(("ok", "error"))]
+    if len(replies) != len(requests):
+        last = said.strip().splitlines()[-1:] or ["renode-test said nothing"]
+        raise RuntimeError(
+            f"{who} answered {len(replies)} of {len(requests)} requests; {last[0].strip()}"
+        )
+    return replies, _Counts()
+
+
+def _renode_test(board: Board) -> list[str]:
+    named = os.environ.get("KPRUNE_RENODE_TEST")
+    path = shutil.which(named or "renode-test")
+    if path is None:
+        raise ToolNotFoundError(
+            f"simulating board {board.name!r} in Renode needs `{named or 'renode-test'}`, which is "
+            "not on PATH. Get Renode from https://renode.io (no Debian package), or give the path "
+            "of its renode-test in KPRUNE_RENODE_TEST."
+        )
+    return [path]
+
+
+def _wait_for(command: Sequence[str], who: str, timeout: float) -> str:
+    """Run a program to its end, with whatever it has started, and return what it said."""
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            return process.communicate(timeout=timeout)[0]
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"{who} did not end within {timeout:g} s.") from None
+        finally:
+            # renode-test is a script: what it started outlives it unless the group is ended.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
