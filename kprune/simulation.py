@@ -155,8 +155,10 @@ def _choose_simulator(board: Board, simulator: Simulator | None) -> Simulator:
         return usable[0]
     if simulator in usable:
         return simulator
-    what = f"{simulator} has no model of board {board.name!r}" if simulator else (
-        f"nothing simulates board {board.name!r}"
+    what = (
+        f"{simulator} has no model of board {board.name!r}"
+        if simulator
+        else (f"nothing simulates board {board.name!r}")
     )
     instead = f"use simulator={usable[0]!r}" if usable else "`kprune boards` lists what runs where"
     raise ValueError(f"{what}: {instead}.")
@@ -453,10 +455,10 @@ def _start(command: Sequence[str], who: str, timeout: float) -> Iterator[_Conver
             conversation = _Conversation(process, errors, who, timeout)
             conversation.greeting()
             yield conversation
-            process.terminate()
+            process.terminate()  # QEMU writes its counts when it is asked to end
+            process.wait(timeout=10)
         finally:
-            with contextlib.suppress(BrokenPipeError):
-                process.communicate(timeout=timeout)
+            process.kill()
 
 
 def _values(reply: str, board: str) -> list[int]:
