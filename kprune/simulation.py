@@ -23,7 +23,8 @@ from typing import IO, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kprune.boards import Board, board as find_board
+from kprune.boards import Board
+from kprune.boards import board as find_board
 from kprune.errors import ToolNotFoundError
 
 Simulator = Literal["qemu", "renode", "host"]
@@ -579,7 +580,7 @@ def _source_lines(sites: Mapping[str, int], elf: Path, network: NetworkFiles) ->
     for entry in re.split(r"^(?=0x)", listing, flags=re.MULTILINE)[1:]:
         address, *frames = entry.splitlines()
         function = f"{network.name}_run"
-        places = [place for name, place in zip(frames[::2], frames[1::2]) if name == function]
+        places = [place for name, place in zip(frames[::2], frames[1::2], strict=True) if name == function]
         number = re.search(r":(\d+)", places[0]) if places else None
         lines[f"{int(address, 16):#x}"] = int(number[1]) if number else 0
     return lines

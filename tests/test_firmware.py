@@ -1,4 +1,4 @@
-"""Firmware projects: what the protocol answers, that every project builds, and how it is flashed."""
+"""Firmware projects: what the protocol answers, that each one builds, how it is flashed."""
 
 import os
 import re
@@ -121,7 +121,7 @@ def test_arbitrary_bytes_get_one_reply_per_line_that_says_anything(program):
 def test_a_board_that_computes_otherwise_fails_its_self_test(tmp_path):
     require("make", "cc")
     golden = golden_vectors(MODEL, 2)
-    first, *others = re.findall(r"^    (.*)$", golden, re.MULTILINE)
+    first = re.findall(r"^    (.*)$", golden, re.MULTILINE)[0]
     changed = f"{(int(first.split(',')[0]) + 1) % 100}," + first.split(",", 1)[1]
     for name, text in (MODEL | {"golden.c": golden.replace(first, changed)}).items():
         tmp_path.joinpath(name).write_text(text)
@@ -265,7 +265,7 @@ def test_the_arduino_sketch_compiles_and_answers(tmp_path):
 
 def test_a_board_without_a_project_is_refused_with_those_that_have_one():
     with pytest.raises(
-        ValueError, match="no project for board 'nucleo_u575zi_q', only for: .*pico"
+        ValueError, match=r"no project for board 'nucleo_u575zi_q', only for: .*pico"
     ):
         firmware(MODEL, "nucleo_u575zi_q", "tiny")
 
@@ -273,7 +273,7 @@ def test_a_board_without_a_project_is_refused_with_those_that_have_one():
 def test_a_project_is_not_written_over_another(tmp_path):
     tmp_path.joinpath("mine.txt").write_text("keep")
 
-    with pytest.raises(FileExistsError, match="is not empty"):
+    with pytest.raises(FileExistsError, match=r"is not empty"):
         write_project({"Makefile": ""}, tmp_path)
 
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
@@ -331,7 +331,7 @@ def test_an_arduino_project_is_compiled_and_uploaded_by_arduino_cli(tools, proje
 def test_an_arduino_project_needs_a_port(tools, projects):
     tools("arduino-cli")
 
-    with pytest.raises(ValueError, match="which port.*arduino-cli board list"):
+    with pytest.raises(ValueError, match=r"which port.*arduino-cli board list"):
         flash(projects["uno_r4"])
 
 
@@ -369,7 +369,7 @@ def test_make_flash_calls_the_tool_that_is_there(tool, arguments, tools, project
 def test_a_tool_that_fails_is_quoted(tools, projects):
     tools("arduino-cli", status=1)
 
-    with pytest.raises(RuntimeError, match="arduino-cli compile.*failed:\narduino-cli speaking"):
+    with pytest.raises(RuntimeError, match=r"arduino-cli compile.*failed:\narduino-cli speaking"):
         flash(projects["uno_r4"], port="/dev/ttyACM7")
 
 
@@ -390,5 +390,5 @@ def test_a_missing_tool_is_named_with_how_to_get_it(board, present, message, too
 
 
 def test_a_folder_that_is_no_project_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="is no firmware project"):
+    with pytest.raises(ValueError, match=r"is no firmware project"):
         flash(tmp_path)
