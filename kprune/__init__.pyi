@@ -1,1 +1,10 @@
-from kprune.errors import BudgetError as BudgetError
+# The public names, in road order. lazy_loader reads this file at run time: relative imports only.
+from .errors import BudgetError as BudgetError
+from .errors import FlatbufferError as FlatbufferError
+from .errors import ToolNotFoundError as ToolNotFoundError
+from .errors import UnsupportedLayerError as UnsupportedLayerError
+from .errors import UnsupportedOpError as UnsupportedOpError
+from .layers import ChannelMask as ChannelMask
+from .masking import add_masks as add_masks
+from .masking import close_channels as close_channels
+from .slimming import slim as slim
