@@ -7,4 +7,7 @@ from .errors import UnsupportedOpError as UnsupportedOpError
 from .layers import ChannelMask as ChannelMask
 from .masking import add_masks as add_masks
 from .masking import close_channels as close_channels
+from .cost import Budget as Budget
+from .callbacks import PruneCallback as PruneCallback
+from .callbacks import Schedule as Schedule
 from .slimming import slim as slim

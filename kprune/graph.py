@@ -7,8 +7,10 @@ place of every layer, so that the walk makes no weights and leaves no trace in t
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, count
+from types import MappingProxyType
 
 import keras
 from keras import tree
@@ -33,7 +35,7 @@ class Call:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A functional model as straight-line code; `inputs` and `outputs` keep the model's structure."""
+    """A functional model as straight-line code; its ends keep the structure of the model's."""
 
     name: str
     inputs: object
@@ -69,7 +71,7 @@ def read_graph(model: keras.Model) -> Graph:
     """
     _check_readable(model)
     walk = _Walk()
-    inputs = tree.map_structure(_placeholder, _ends(model)[0])
+    inputs = _placeholders(model)
     outputs = walk.resolve(walk.enter(model, inputs, training=None))
     if walk.opaque:
         names = ", ".join(f"{m.name!r} ({type(m).__name__})" for m in walk.opaque)
@@ -80,13 +82,16 @@ def read_graph(model: keras.Model) -> Graph:
     return Graph(model.name, inputs, outputs, walk.calls)
 
 
-def rebuild(graph: Graph, call: Callable[..., object]) -> keras.Model:
+def rebuild(
+    graph: Graph, call: Callable[..., object], batch_size: int | None = None
+) -> keras.Model:
     """Run the graph on fresh inputs and return the functional model that results.
 
     Args:
         graph: From `read_graph`.
         call: Called as `call(step, *args, **kwargs)` for each `Call`, with the new tensors in the
             place of the old ones; returns the new output or outputs.
+        batch_size: Fixed batch size of the inputs; as before if None.
 
     Returns:
         An uncompiled functional model with the input names and the structure of the old one.
@@ -96,13 +101,52 @@ def rebuild(graph: Graph, call: Callable[..., object]) -> keras.Model:
     def renew(value: object) -> object:
         return new[id(value)] if _is_tensor(value) else value
 
-    inputs = tree.map_structure(_placeholder, graph.inputs)
+    inputs = tree.map_structure(lambda t: _placeholder(t, t.name, batch_size), graph.inputs)
     new.update(zip(map(id, tree.flatten(graph.inputs)), tree.flatten(inputs), strict=True))
     for step in graph.calls:
         args, kwargs = tree.map_structure(renew, (step.args, step.kwargs))
         outputs = tree.flatten(call(step, *args, **kwargs))
         new.update((id(old), t) for old, t in zip(step.outputs, outputs, strict=True))
     return keras.Model(inputs, tree.map_structure(renew, graph.outputs), name=graph.name)
+
+
+def copy_layers(
+    graph: Graph, changes: Mapping[int, Mapping[str, object]] = MappingProxyType({})
+) -> dict[int, keras.Operation]:
+    """For each operation of the graph, under its `id`, an unbuilt copy with a name of its own.
+
+    Args:
+        graph: The model.
+        changes: `id(operation)` -> constructor arguments that differ in the copy.
+
+    Raises:
+        UnsupportedLayerError: Layers that cannot be made again from their configuration.
+    """
+    copies: dict[int, keras.Operation] = {}
+    refused = []
+    taken: set[str] = set()
+    for operation in {id(c.operation): c.operation for c in graph.calls}.values():
+        try:
+            config = {**operation.get_config(), **changes.get(id(operation), {})}
+            # Nested models, once flattened, may use a name twice.
+            config["name"] = unique(operation.name, taken)
+            copies[id(operation)] = type(operation).from_config(config)
+        except (NotImplementedError, TypeError, ValueError) as error:
+            refused.append(f"{operation.name!r} ({type(operation).__name__}): {error}")
+    if refused:
+        raise UnsupportedLayerError(
+            "These layers cannot be made again from their get_config(), which kprune needs: "
+            + "; ".join(refused)
+            + ". Give them a get_config() that returns the arguments of their constructor."
+        )
+    return copies
+
+
+def unique(name: str, taken: set[str]) -> str:
+    candidates = chain([name], (f"{name}_{n}" for n in count(1)))
+    free = next(c for c in candidates if c not in taken)
+    taken.add(free)
+    return free
 
 
 def _is_tensor(value: object) -> bool:
@@ -154,7 +198,7 @@ class _Walk:
         return outputs
 
     def inline(self, call: Call) -> None:
-        inputs = tree.map_structure(_placeholder, _ends(call.operation)[0])
+        inputs = _placeholders(call.operation)
         for inner, outer in zip(tree.flatten(inputs), call.inputs, strict=True):
             self.alias[id(inner)] = outer
         inside = self.enter(call.operation, inputs, call.kwargs.get("training"))
@@ -176,8 +220,19 @@ def _ends(model: keras.Model) -> tuple[object, object]:
     return model.input, model.output
 
 
-def _placeholder(t: keras.KerasTensor) -> keras.KerasTensor:
-    return keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t.name)
+def _placeholders(model: keras.Model) -> object:
+    """Fresh inputs like those of the model, in its structure, and with the names of its layers."""
+    view = keras.Model(*_ends(model))
+    names = {id(x.output): x.name for x in view.layers if isinstance(x, keras.layers.InputLayer)}
+    return tree.map_structure(lambda t: _placeholder(t, names[id(t)]), view.input)
+
+
+def _placeholder(
+    t: keras.KerasTensor, name: str, batch_size: int | None = None
+) -> keras.KerasTensor:
+    return keras.Input(
+        batch_shape=(batch_size or t.shape[0], *t.shape[1:]), dtype=t.dtype, name=name
+    )
 
 
 def _takes_training(operation: object) -> bool:

@@ -6,15 +6,12 @@ front of one group are opened and closed together.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain, count
-from types import MappingProxyType
 
 import keras
 import numpy as np
 
 from kprune.channels import Trace, along_axis, mixing_points, trace
-from kprune.errors import UnsupportedLayerError
-from kprune.graph import Call, Graph, rebuild
+from kprune.graph import Call, copy_layers, rebuild, unique
 from kprune.ids import core, varying
 from kprune.layers import ChannelMask
 
@@ -38,7 +35,7 @@ def add_masks(model: keras.Model, exclude: Iterable[str | keras.layers.Layer] = 
         TypeError: `model` is no Keras model.
         ValueError: `model` is not built, is masked already, a name in `exclude` is unknown, or
             nothing can be removed; the message says why for every group of channels.
-        UnsupportedLayerError: Layers that cannot be read or rebuilt, all of them by name.
+        UnsupportedLayerError: Layers that cannot be read or copied, all of them by name.
 
     Example:
         >>> model = keras.Sequential([
@@ -155,45 +152,6 @@ def write_gates(found: Trace, gates: np.ndarray) -> None:
         mask.gates.assign(gates[channels].astype("float32"))
 
 
-def copy_layers(
-    graph: Graph, changes: Mapping[int, Mapping[str, object]] = MappingProxyType({})
-) -> dict[int, keras.Operation]:
-    """For each operation of the graph, under its `id`, an unbuilt copy with a name of its own.
-
-    Args:
-        graph: The model.
-        changes: `id(operation)` -> constructor arguments that differ in the copy.
-
-    Raises:
-        UnsupportedLayerError: Layers that cannot be made again from their configuration.
-    """
-    copies: dict[int, keras.Operation] = {}
-    refused = []
-    taken: set[str] = set()
-    for operation in {id(c.operation): c.operation for c in graph.calls}.values():
-        try:
-            config = {**operation.get_config(), **changes.get(id(operation), {})}
-            # Nested models, once flattened, may use a name twice.
-            config["name"] = _unique(operation.name, taken)
-            copies[id(operation)] = type(operation).from_config(config)
-        except (NotImplementedError, TypeError, ValueError) as error:
-            refused.append(f"{operation.name!r} ({type(operation).__name__}): {error}")
-    if refused:
-        raise UnsupportedLayerError(
-            "These layers cannot be made again from their get_config(), which kprune needs: "
-            + "; ".join(refused)
-            + ". Give them a get_config() that returns the arguments of their constructor."
-        )
-    return copies
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    candidates = chain([name], (f"{name}_{n}" for n in count(1)))
-    free = next(c for c in candidates if c not in taken)
-    taken.add(free)
-    return free
-
-
 def _masks(found: Trace, taken: set[str]) -> dict[int, ChannelMask]:
     """For each tensor that needs a mask, under its `id`, the mask."""
     makers = {id(t): call.operation.name for call in found.graph.calls for t in call.outputs}
@@ -208,7 +166,7 @@ def _masks(found: Trace, taken: set[str]) -> dict[int, ChannelMask]:
         masks[id(point.tensor)] = ChannelMask(
             axis=-1 if axis == channels.ndim - 1 else axis + 1,
             fixed=fixed,
-            name=_unique(f"{makers[id(point.tensor)]}_mask", taken),
+            name=unique(f"{makers[id(point.tensor)]}_mask", taken),
         )
     return masks
 

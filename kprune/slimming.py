@@ -4,9 +4,9 @@ import keras
 import numpy as np
 
 from kprune.channels import live_shape, trace
-from kprune.graph import Call, rebuild
+from kprune.graph import Call, copy_layers, rebuild
 from kprune.layers import ChannelMask
-from kprune.masking import copy_layers, read_gates
+from kprune.masking import read_gates
 from kprune.rules import Flow
 
 
@@ -65,7 +65,7 @@ def slim(model: keras.Model) -> keras.Model:
 
 
 def _sizes(step: Call, flow: Flow, live: np.ndarray) -> dict[str, object]:
-    """The constructor's arguments that state a number of channels, or a shape with channels in it."""
+    """The constructor's arguments that state a number of channels, or a shape of them."""
     sizes: dict[str, object] = {}
     for argument, channels in flow.config.items():
         shape = live_shape(channels, live)
