@@ -102,7 +102,7 @@ class PruneCallback(keras.callbacks.Callback):
         self._trace = trace(self.model)
         if not self._trace.masks:
             raise ValueError(
-                f"Model {self.model.name!r} has no masks to prune with: fit kprune.add_masks(model)."
+                f"Model {self.model.name!r} has no masks: fit kprune.add_masks(model)."
             )
         self._cost = Cost(self._trace)
         self.original = self._cost.total(np.ones(self._trace.num_channels, bool))

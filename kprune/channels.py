@@ -205,7 +205,7 @@ def _input(ids: ChannelIds, tensor: keras.KerasTensor) -> np.ndarray:
 
 
 def _tie_shared_layers(graph: Graph, flows: list[Flow], ids: ChannelIds) -> None:
-    """A layer that is called twice has one set of weights: its channels are the same in each call."""
+    """A layer that is called twice has one set of weights, so the same channels each time."""
     first: dict[int, Flow] = {}
     for call, f in zip(graph.calls, flows, strict=True):
         known = first.setdefault(id(call.operation), f)
