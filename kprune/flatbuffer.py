@@ -22,7 +22,7 @@ _SCHEMA_VERSION = 3
 _INT32_MAX = 2**31 - 1
 
 # A handle to a resource variable is an int32 in TFLite Micro (TfLiteTypeSizeOf).
-_DTYPES = {
+_DTYPES: dict[str, np.dtype] = {
     "FLOAT32": np.dtype("float32"),
     "FLOAT16": np.dtype("float16"),
     "FLOAT64": np.dtype("float64"),

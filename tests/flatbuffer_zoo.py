@@ -6,8 +6,8 @@
     flatbuffer = net.build(x)
 
 A tensor is its index. Weights are random, scales such that the outputs neither vanish nor
-saturate. Everything that TensorFlow Lite's int8 specification fixes (zero points of weights, scale of
-biases, scale of softmax) is kept to, so every file runs in TFLite Micro, and in LiteRT too unless a
+saturate. What TensorFlow Lite's int8 specification fixes (zero points of weights, scale of biases,
+scale of softmax) is kept to, so every file runs in TFLite Micro, and in LiteRT too unless a
 convolution lacks its biases.
 """
 
