@@ -75,8 +75,13 @@ class Tensor:
     is_variable: bool = False
 
     @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
     def num_bytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
+        return self.size * self.dtype.itemsize
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
