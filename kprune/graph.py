@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, count
 from types import MappingProxyType
+from typing import Any
 
 import keras
 from keras import tree
@@ -110,6 +111,19 @@ def rebuild(
     return keras.Model(inputs, tree.map_structure(renew, graph.outputs), name=graph.name)
 
 
+def copy_model(graph: Graph, batch_size: int | None = None) -> keras.Model:
+    """The model once more, with weights of its own; nested models are flattened."""
+    copies = copy_layers(graph)
+
+    def call(step: Call, *args: object, **kwargs: object) -> object:
+        return copies[id(step.operation)](*args, **kwargs)
+
+    model = rebuild(graph, call, batch_size)
+    for layer in graph.layers:
+        copies[id(layer)].set_weights(layer.get_weights())
+    return model
+
+
 def copy_layers(
     graph: Graph, changes: Mapping[int, Mapping[str, object]] = MappingProxyType({})
 ) -> dict[int, keras.Operation]:
@@ -205,7 +219,7 @@ class _Walk:
         for outer, inner in zip(call.outputs, tree.flatten(inside), strict=True):
             self.alias[id(outer)] = self.resolve(inner)
 
-    def resolve(self, structure: object) -> object:
+    def resolve(self, structure: Any) -> Any:
         return tree.map_structure(lambda t: self.alias.get(id(t), t), structure)
 
 

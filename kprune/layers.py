@@ -4,7 +4,7 @@ The mask knows nothing of the layers around it. `kprune.masking` places it in fr
 that mix channels, `kprune.callbacks` opens and closes its gates during `fit`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 from keras import ops
@@ -95,7 +95,7 @@ class ChannelMask(keras.layers.Layer):
         return {**super().get_config(), "axis": self.axis, "fixed": self.fixed}
 
 
-def _gate(axis: int) -> object:
+def _gate(axis: int) -> Callable[..., object]:
     """The function `x, gates, scores -> x * gates` whose gradient also scores the channels."""
 
     @ops.custom_gradient
