@@ -8,7 +8,7 @@ whatever they raise becomes one `FlatbufferError`.
 import dataclasses
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import flatbuffers
@@ -36,6 +36,24 @@ _DTYPES: dict[str, np.dtype] = {
     "UINT64": np.dtype("uint64"),
     "BOOL": np.dtype("bool"),
     "RESOURCE": np.dtype("int32"),
+}
+
+
+# Ranks of the inputs and outputs that these operators cannot do without; 0 stands for any. Whoever
+# asks for a convolution's kernel size may then rely on there being one.
+_SIGNATURES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "AVERAGE_POOL_2D": ((4,), (4,)),
+    "CONV_2D": ((4, 4), (4,)),
+    "DEPTHWISE_CONV_2D": ((4, 4), (4,)),
+    "FULLY_CONNECTED": ((0, 2), (0,)),
+    "MAX_POOL_2D": ((4,), (4,)),
+    "MEAN": ((0, 0), (0,)),
+    "MIRROR_PAD": ((0, 2), (0,)),
+    "PAD": ((0, 2), (0,)),
+    "REDUCE_MAX": ((0, 0), (0,)),
+    "REDUCE_MIN": ((0, 0), (0,)),
+    "SUM": ((0, 0), (0,)),
+    "TRANSPOSE_CONV": ((1, 4, 4), (4,)),
 }
 
 
@@ -383,6 +401,7 @@ def _check_graph(network: Network) -> None:
         if not given.isdisjoint(operator.outputs):
             again = min(given & set(operator.outputs))
             raise FlatbufferError(f"{label} writes tensor {again}, which has its value already")
+        _check_signature(label, operator, tensors)
         given |= set(operator.outputs)
         known |= set(operator.outputs)
 
@@ -391,3 +410,15 @@ def _check_indices(label: str, indices: Iterable[int], num_tensors: int) -> None
     for index in indices:
         if not 0 <= index < num_tensors:
             raise FlatbufferError(f"{label} name tensor {index} of {num_tensors}")
+
+
+def _check_signature(label: str, operator: Operator, tensors: Sequence[Tensor]) -> None:
+    ends = zip(("input", "output"), (operator.inputs, operator.outputs), strict=True)
+    for (end, indices), ranks in zip(ends, _SIGNATURES.get(operator.name, ((), ())), strict=True):
+        if len(indices) < len(ranks) or -1 in indices[: len(ranks)]:
+            raise FlatbufferError(f"{label} lacks one of its {len(ranks)} {end}s")
+        for index, rank in zip(indices, ranks, strict=False):
+            if rank and len(tensors[index].shape) != rank:
+                raise FlatbufferError(
+                    f"{label} has an {end} of shape {tensors[index].shape}, expected {rank} axes"
+                )
