@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from kprune import arena, flatbuffer
 from kprune.arena import Buffer, place
-from kprune.errors import ToolNotFoundError, UnsupportedOpError
+from kprune.errors import UnsupportedOpError
 from kprune.tflm import measure_arena
 
 BUFFERS = st.builds(
@@ -179,24 +179,6 @@ def test_the_margin_holds_the_scratch_buffers_of_cmsis_nn():
 
     # Two patches of 5 x 5 x 16 as int16, and 32 bytes for the one operator.
     assert arena.cmsis_margin(flatbuffer.read(content)) == 2 * 5 * 5 * 16 * 2 + 32
-
-
-def test_measuring_names_what_tflite_micro_lacks():
-    require("tflite_micro")
-    net = flatbuffer_zoo.Builder()
-    x = net.input((1, 4))
-    y = net.like(x)
-    net.operator("GELU", [x], [y], schema.GeluOptionsT())
-
-    with pytest.raises(UnsupportedOpError, match=r"cannot run this network: .*GELU"):
-        measure_arena(net.build(y))
-
-
-def test_measuring_without_the_wheel_says_how_to_get_it(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-
-    with pytest.raises(ToolNotFoundError, match=r"pip install 'kprune\[tflm\]'"):
-        measure_arena(flatbuffer_zoo.dense_network())
 
 
 def test_further_subgraphs_are_refused():
