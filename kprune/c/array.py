@@ -72,8 +72,8 @@ def to_c_array(
     flatbuffer: bytes,
     name: str,
     style: str = "tflm",
-    *,
     labels: Sequence[str] = (),
+    *,
     arena: Arena | None = None,
     test_data: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, str]:
