@@ -5,10 +5,11 @@ and length, and a file may be cut short or damaged; so whatever they say is chec
 whatever they raise becomes one `FlatbufferError`.
 """
 
+import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import flatbuffers
@@ -171,8 +172,16 @@ def read(flatbuffer: bytes) -> Network:
             f"not a TensorFlow Lite flatbuffer: bytes 4 to 8 are {flatbuffer[4:8]!r}, expected "
             f"{_IDENTIFIER!r}. Pass the content of a .tflite file."
         )
-    try:
+    with damage_reported():
         networks = _Reader(flatbuffer).networks()
+    return dataclasses.replace(networks[0], subgraphs=tuple(networks[1:]))
+
+
+@contextlib.contextmanager
+def damage_reported() -> Iterator[None]:
+    """Around whatever reads a file through the generated classes: one error for all damage."""
+    try:
+        yield
     except FlatbufferError as error:
         raise FlatbufferError(f"not a sound TensorFlow Lite flatbuffer: {error}") from None
     except Exception as error:
@@ -182,7 +191,6 @@ def read(flatbuffer: bytes) -> Network:
             "not a sound TensorFlow Lite flatbuffer: the file is damaged or cut short "
             f"({type(error).__name__}: {error})"
         ) from error
-    return dataclasses.replace(networks[0], subgraphs=tuple(networks[1:]))
 
 
 class AlignedBuffer(schema.BufferT):
@@ -198,9 +206,9 @@ class AlignedBuffer(schema.BufferT):
         return super().Pack(builder)
 
 
-def pack(model: schema.ModelT) -> bytes:
+def pack(model: schema.ModelT, builder: flatbuffers.Builder | None = None) -> bytes:
     """Write a schema object as a flatbuffer: the reverse of reading."""
-    builder = flatbuffers.Builder(1024)
+    builder = builder or flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), _IDENTIFIER)
     return bytes(builder.Output())
 
