@@ -14,5 +14,6 @@ from .slimming import slim as slim
 from .report import summary as summary
 from .tflite import to_tflite as to_tflite
 from .interpreters import run_tflite as run_tflite
+from .repacking import repack as repack
 from .c.array import to_c_array as to_c_array
 from .c.files import write_files as write_files
