@@ -176,7 +176,7 @@ def grouped() -> keras.Model:
 
 
 def nested() -> keras.Model:
-    """A frozen backbone inside, called for inference only, and a nested head that gives the name."""
+    """A frozen backbone, called for inference only, and a head that names the output."""
     inner = keras.Input(IMAGE, name="inner")
     x = layers.Conv2D(6, 3, name="conv")(inner)
     x = layers.BatchNormalization(name="bn")(x)
