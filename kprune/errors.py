@@ -2,7 +2,7 @@
 
 
 class UnsupportedLayerError(ValueError):
-    """A Keras layer that kprune can neither trace nor rebuild. The message names every such layer."""
+    """Keras layers that kprune can neither trace nor rebuild, all of them by name."""
 
 
 class UnsupportedOpError(ValueError):

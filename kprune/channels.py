@@ -1,0 +1,261 @@
+"""Which channels does each tensor carry? The trace of a model, that everything else reads.
+
+The rules of `kprune.rules` are applied call by call, what must be the same channel is merged, and
+the channels that remain are numbered from 0. A **gate vector** is a boolean array over these
+numbers; the live part of any tensor, weight or layer argument is then one NumPy lookup.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import keras
+import numpy as np
+from keras import tree
+
+from kprune.graph import Call, Graph, read_graph
+from kprune.ids import ChannelIds, connected, core, tighten, varying
+from kprune.layers import ChannelMask
+from kprune.rules import Flow, Site, flow, shape_of
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that stand and fall with the same layers.
+
+    Attributes:
+        makers: Names of the layers that make them.
+        channels: Their numbers, shape `(n,)`.
+        held: Number of a channel that must stay -> why.
+    """
+
+    makers: tuple[str, ...]
+    channels: np.ndarray
+    held: Mapping[int, str]
+
+    @property
+    def name(self) -> str:
+        return self.makers[0]
+
+    @property
+    def prunable(self) -> bool:
+        return not self.reason
+
+    @property
+    def reason(self) -> str:
+        """Why nothing of the group can be removed; empty if something can."""
+        if len(self.held) == len(self.channels):
+            return next(iter(self.held.values()))
+        return "it is a single channel" if len(self.channels) == 1 else ""
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A model and its channels.
+
+    Attributes:
+        graph: The calls of the model.
+        flows: For each call of the graph, what its rule declares; ids are channel numbers.
+        tensors: `id(tensor)` -> the channels of its elements, in its shape without the batch axis.
+        num_channels: Length of a gate vector.
+        held: Number of a channel that must stay -> why.
+        makers: (layer name, channels it makes): each must keep at least one of them.
+    """
+
+    graph: Graph
+    flows: list[Flow]
+    tensors: Mapping[int, np.ndarray]
+    num_channels: int
+    held: Mapping[int, str]
+    makers: list[tuple[str, np.ndarray]]
+
+    @property
+    def steps(self) -> list[tuple[Call, Flow]]:
+        return list(zip(self.graph.calls, self.flows, strict=True))
+
+    @property
+    def groups(self) -> list[Group]:
+        """All groups in the order of the model, the untouchable ones included."""
+        edges = [np.stack([np.full_like(c, c[0]), c]) for _, c in self.makers]
+        root = connected(self.num_channels, edges)
+        makers: dict[int, list[str]] = {}
+        for name, channels in self.makers:
+            makers.setdefault(int(root[channels[0]]), []).append(name)
+        return [self._group(names, np.flatnonzero(root == r)) for r, names in makers.items()]
+
+    def _group(self, makers: list[str], channels: np.ndarray) -> Group:
+        held = {c: self.held[c] for c in channels.tolist() if c in self.held}
+        return Group(tuple(dict.fromkeys(makers)), channels, held)
+
+    @property
+    def free(self) -> np.ndarray:
+        """The channels that may be closed, as a boolean array over all channels."""
+        free = np.zeros(self.num_channels, bool)
+        for group in self.groups:
+            if group.prunable:
+                free[group.channels] = True
+        free[list(self.held)] = False
+        return free
+
+    @property
+    def masks(self) -> list[tuple[ChannelMask, np.ndarray]]:
+        """The mask layers, each with the channels that its gates stand for."""
+        return [
+            (call.operation, along_axis(self.tensors[id(call.inputs[0])], call.operation.axis))
+            for call in self.graph.calls
+            if isinstance(call.operation, ChannelMask)
+        ]
+
+
+def trace(model: keras.Model, exclude: Iterable[str] = ()) -> Trace:
+    """Follow the channels through a model.
+
+    Args:
+        model: A built Sequential or functional model, masked or not. It is not changed.
+        exclude: Names of layers whose output channels must all stay.
+
+    Returns:
+        The trace. In a masked model, channels that are mixed without a mask in front must stay.
+
+    Raises:
+        TypeError, ValueError, UnsupportedLayerError: As `kprune.graph.read_graph`.
+
+    Example:
+        >>> model = keras.Sequential([
+        ...     keras.Input((8, 8, 3)),
+        ...     keras.layers.Conv2D(4, 3, name="conv"),
+        ...     keras.layers.Flatten(),
+        ...     keras.layers.Dense(2, name="scores"),
+        ... ])
+        >>> [(g.name, len(g.channels), g.reason) for g in trace(model).groups]
+        [('input', 3, 'input of the model'), ('conv', 4, ''), ('scores', 2, 'output of the model')]
+    """
+    graph = read_graph(model)
+    ids = ChannelIds()
+    tensors = {id(t): _input(ids, t) for t in tree.flatten(graph.inputs)}
+    flows = []
+    for call in graph.calls:
+        declared = flow(Site(call, [tensors[id(t)] for t in call.inputs], ids))
+        made = declared.output if isinstance(declared.output, list) else [declared.output]
+        tensors.update((id(t), o) for t, o in zip(call.outputs, made, strict=True))
+        if call.operation.name in exclude:
+            for output in made:
+                ids.hold(output, "excluded by the caller")
+        flows.append(declared)
+    for t in tree.flatten(graph.outputs):
+        ids.hold(tensors[id(t)], "output of the model")
+    _tie_shared_layers(graph, flows, ids)
+    _hold_unmasked(graph, flows, tensors, ids)
+    return _number(graph, flows, tensors, ids)
+
+
+@dataclass(frozen=True, eq=False)
+class MixingPoint:
+    """Where a mask belongs: `reader` takes `tensor`, whose channels `mixer` then mixes.
+
+    The reader is the mixing layer itself or, where layers in between only move values (Flatten),
+    the first of these: before it a channel is still one slice, and its score one number.
+    """
+
+    mixer: Call
+    reader: Call
+    tensor: keras.KerasTensor
+
+
+def mixing_points(
+    graph: Graph, flows: list[Flow], tensors: Mapping[int, np.ndarray]
+) -> list[MixingPoint]:
+    """All places where channels are mixed, in the order of the graph."""
+    movers = {
+        id(call.outputs[0]): call
+        for call, f in zip(graph.calls, flows, strict=True)
+        if f.moves and len(varying(tensors[id(call.inputs[0])])) == 1
+    }
+    points = []
+    for call, f in zip(graph.calls, flows, strict=True):
+        if f.mixes:
+            reader = call
+            while id(reader.inputs[0]) in movers:
+                reader = movers[id(reader.inputs[0])]
+            points.append(MixingPoint(call, reader, reader.inputs[0]))
+    return points
+
+
+def along_axis(channels: np.ndarray, axis: int) -> np.ndarray:
+    """The channels of a traced tensor along the axis on which they change, shape `(n,)`.
+
+    Axes are those of the tensor, with the batch axis, as Keras counts them.
+    """
+    axis = axis - 1 if axis > 0 else axis + channels.ndim
+    return channels[tuple(slice(None) if a == axis else 0 for a in range(channels.ndim))]
+
+
+def live_shape(channels: np.ndarray, live: np.ndarray) -> tuple[int, ...]:
+    """The shape that is left of a traced tensor (or vector) under a gate vector."""
+    shape = list(channels.shape)
+    for axis in varying(channels):
+        shape[axis] = int(live[along_axis(channels, axis + 1)].sum())
+    return tuple(shape)
+
+
+def _input(ids: ChannelIds, tensor: keras.KerasTensor) -> np.ndarray:
+    shape = shape_of(tensor)
+    made = ids.make("input", shape[-1] if shape else 1)
+    ids.hold(made, "input of the model")
+    return np.broadcast_to(made, shape)
+
+
+def _tie_shared_layers(graph: Graph, flows: list[Flow], ids: ChannelIds) -> None:
+    """A layer that is called twice has one set of weights, so the same channels each time."""
+    first: dict[int, Flow] = {}
+    for call, f in zip(graph.calls, flows, strict=True):
+        known = first.setdefault(id(call.operation), f)
+        for name, weight in f.weights.items():
+            for axis, channels in weight.axes.items():
+                ids.merge(known.weights[name].axes[axis], channels)
+        for name, channels in f.config.items():
+            ids.merge(known.config[name], channels)
+
+
+def _hold_unmasked(
+    graph: Graph, flows: list[Flow], tensors: Mapping[int, np.ndarray], ids: ChannelIds
+) -> None:
+    """In a masked model, only what stands behind masks can be closed."""
+    masks = [c for c in graph.calls if isinstance(c.operation, ChannelMask)]
+    if not masks:
+        return
+    masked = {id(c.outputs[0]) for c in masks}
+    for point in mixing_points(graph, flows, tensors):
+        if id(point.tensor) not in masked:
+            channels = tensors[id(point.tensor)]
+            ids.hold(channels, f"no mask in front of {point.mixer.operation.name!r}")
+    for call in masks:
+        channels = along_axis(tensors[id(call.inputs[0])], call.operation.axis)
+        ids.hold(channels[list(call.operation.fixed)], "excluded by the caller")
+
+
+def _number(
+    graph: Graph, flows: list[Flow], tensors: Mapping[int, np.ndarray], ids: ChannelIds
+) -> Trace:
+    """Replace ids by channel numbers."""
+    labels = ids.labels()
+
+    def number(a: np.ndarray) -> np.ndarray:
+        return tighten(np.broadcast_to(labels[core(a)], a.shape))
+
+    def renumber(f: Flow) -> Flow:
+        weights = {
+            name: replace(w, axes={axis: number(a) for axis, a in w.axes.items()})
+            for name, w in f.weights.items()
+        }
+        output = [number(o) for o in f.output] if isinstance(f.output, list) else number(f.output)
+        config = {name: number(a) for name, a in f.config.items()}
+        return replace(f, output=output, weights=weights, config=config)
+
+    return Trace(
+        graph=graph,
+        flows=[renumber(f) for f in flows],
+        tensors={key: number(a) for key, a in tensors.items()},
+        num_channels=int(labels.max()) + 1,
+        held=ids.reasons(labels),
+        makers=[(name, labels[made]) for name, made in ids.makers],
+    )

@@ -1,0 +1,274 @@
+"""A Keras model as a flat list of calls: the one place that walks a model.
+
+Everything downstream (tracing, masking, slimming, costing) is a loop over `Graph.calls`. Nested
+models are entered, so a call is always one layer or one bare operation. Only public Keras is used:
+`clone_model(call_function=...)` visits the calls in order, and a stand-in operation takes the
+place of every layer, so that the walk makes no weights and leaves no trace in the user's model.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import chain, count
+from types import MappingProxyType
+from typing import Any
+
+import keras
+from keras import tree
+
+from kprune.errors import UnsupportedLayerError
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One use of a layer: `outputs = operation(*args, **kwargs)`, tensors being placeholders."""
+
+    operation: keras.Operation
+    args: tuple
+    kwargs: dict
+    outputs: list[keras.KerasTensor]
+
+    @property
+    def inputs(self) -> list[keras.KerasTensor]:
+        """The tensors among the arguments, in order."""
+        return [t for t in tree.flatten((self.args, self.kwargs)) if _is_tensor(t)]
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A functional model as straight-line code; its ends keep the structure of the model's."""
+
+    name: str
+    inputs: object
+    outputs: object
+    calls: list[Call] = field(default_factory=list)
+
+    @property
+    def layers(self) -> list[keras.layers.Layer]:
+        """Every layer once, in the order of first use."""
+        operations = {id(call.operation): call.operation for call in self.calls}
+        return [o for o in operations.values() if isinstance(o, keras.layers.Layer)]
+
+
+def read_graph(model: keras.Model) -> Graph:
+    """List the calls of a Sequential or functional model, nested models included.
+
+    Args:
+        model: A built Sequential or functional model. It is not changed.
+
+    Returns:
+        The calls in an order in which they can run, each tensor made by exactly one call.
+
+    Raises:
+        TypeError: `model` is no Keras model.
+        ValueError: `model` has not been built, so its shapes are unknown.
+        UnsupportedLayerError: `model`, or a model inside it, is subclassed: its graph is hidden in
+            Python code.
+
+    Example:
+        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="scores")])
+        >>> [call.operation.name for call in read_graph(model).calls]
+        ['scores']
+    """
+    _check_readable(model)
+    walk = _Walk()
+    inputs = _placeholders(model)
+    outputs = walk.resolve(walk.enter(model, inputs, training=None))
+    if walk.opaque:
+        names = ", ".join(f"{m.name!r} ({type(m).__name__})" for m in walk.opaque)
+        raise UnsupportedLayerError(
+            f"Model {model.name!r} contains subclassed models, whose graphs are hidden in their "
+            f"call(): {names}. Build them with the functional API: keras.Model(inputs, outputs)."
+        )
+    return Graph(model.name, inputs, outputs, walk.calls)
+
+
+def rebuild(
+    graph: Graph, call: Callable[..., object], batch_size: int | None = None
+) -> keras.Model:
+    """Run the graph on fresh inputs and return the functional model that results.
+
+    Args:
+        graph: From `read_graph`.
+        call: Called as `call(step, *args, **kwargs)` for each `Call`, with the new tensors in the
+            place of the old ones; returns the new output or outputs.
+        batch_size: Fixed batch size of the inputs; as before if None.
+
+    Returns:
+        An uncompiled functional model with the input names and the structure of the old one.
+    """
+    new: dict[int, object] = {}
+
+    def renew(value: object) -> object:
+        return new[id(value)] if _is_tensor(value) else value
+
+    inputs = tree.map_structure(lambda t: _placeholder(t, t.name, batch_size), graph.inputs)
+    new.update(zip(map(id, tree.flatten(graph.inputs)), tree.flatten(inputs), strict=True))
+    for step in graph.calls:
+        args, kwargs = tree.map_structure(renew, (step.args, step.kwargs))
+        outputs = tree.flatten(call(step, *args, **kwargs))
+        new.update((id(old), t) for old, t in zip(step.outputs, outputs, strict=True))
+    return keras.Model(inputs, tree.map_structure(renew, graph.outputs), name=graph.name)
+
+
+def copy_model(graph: Graph, batch_size: int | None = None) -> keras.Model:
+    """The model once more, with weights of its own; nested models are flattened."""
+    copies = copy_layers(graph)
+
+    def call(step: Call, *args: object, **kwargs: object) -> object:
+        return copies[id(step.operation)](*args, **kwargs)
+
+    model = rebuild(graph, call, batch_size)
+    for layer in graph.layers:
+        copies[id(layer)].set_weights(layer.get_weights())
+    return model
+
+
+def copy_layers(
+    graph: Graph, changes: Mapping[int, Mapping[str, object]] = MappingProxyType({})
+) -> dict[int, keras.Operation]:
+    """For each operation of the graph, under its `id`, an unbuilt copy with a name of its own.
+
+    Args:
+        graph: The model.
+        changes: `id(operation)` -> constructor arguments that differ in the copy.
+
+    Raises:
+        UnsupportedLayerError: Layers that cannot be made again from their configuration.
+    """
+    copies: dict[int, keras.Operation] = {}
+    refused = []
+    taken: set[str] = set()
+    for operation in {id(c.operation): c.operation for c in graph.calls}.values():
+        try:
+            config = {**operation.get_config(), **changes.get(id(operation), {})}
+            # Nested models, once flattened, may use a name twice.
+            config["name"] = unique(operation.name, taken)
+            copies[id(operation)] = type(operation).from_config(config)
+        except (NotImplementedError, TypeError, ValueError) as error:
+            refused.append(f"{operation.name!r} ({type(operation).__name__}): {error}")
+    if refused:
+        raise UnsupportedLayerError(
+            "These layers cannot be made again from their get_config(), which kprune needs: "
+            + "; ".join(refused)
+            + ". Give them a get_config() that returns the arguments of their constructor."
+        )
+    return copies
+
+
+def unique(name: str, taken: set[str]) -> str:
+    candidates = chain([name], (f"{name}_{n}" for n in count(1)))
+    free = next(c for c in candidates if c not in taken)
+    taken.add(free)
+    return free
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, keras.KerasTensor)
+
+
+class _Step(keras.Operation):
+    """Stands in for a layer during the walk: same shapes, no weights."""
+
+    def __init__(self, operation: keras.Operation) -> None:
+        super().__init__()
+        self.operation = operation
+
+    def compute_output_spec(self, *args: object, **kwargs: object) -> object:
+        return self.operation.compute_output_spec(*args, **kwargs)
+
+
+class _Walk:
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.opaque: list[keras.layers.Layer] = []
+        # What stands for another tensor: the placeholders inside of a nested model and its outputs.
+        self.alias: dict[int, keras.KerasTensor] = {}
+
+    def enter(self, model: keras.Model, inputs: object, training: bool | None) -> object:
+        """Visit the calls of `model` on `inputs`; return its outputs."""
+        return keras.models.clone_model(
+            # The view drops the compile state and any subclass, which cloning would try to copy.
+            keras.Model(*_ends(model)),
+            input_tensors=inputs,
+            clone_function=lambda operation: operation,
+            call_function=lambda *args, **kwargs: self.visit(training, *args, **kwargs),
+        ).output
+
+    def visit(
+        self, training: bool | None, operation: keras.Operation, /, *args: object, **kwargs: object
+    ) -> object:
+        if training is not None and _takes_training(operation):
+            kwargs = {"training": training, **kwargs}
+        outputs = _Step(operation)(*args, **kwargs)
+        args, kwargs = self.resolve((args, kwargs))
+        call = Call(operation, args, kwargs, tree.flatten(outputs))
+        if _has_graph(operation):
+            self.inline(call)
+        else:
+            self.calls.append(call)
+            if isinstance(operation, keras.Model):
+                self.opaque.append(operation)
+        return outputs
+
+    def inline(self, call: Call) -> None:
+        inputs = _placeholders(call.operation)
+        for inner, outer in zip(tree.flatten(inputs), call.inputs, strict=True):
+            self.alias[id(inner)] = outer
+        inside = self.enter(call.operation, inputs, call.kwargs.get("training"))
+        for outer, inner in zip(call.outputs, tree.flatten(inside), strict=True):
+            self.alias[id(outer)] = self.resolve(inner)
+
+    def resolve(self, structure: Any) -> Any:
+        return tree.map_structure(lambda t: self.alias.get(id(t), t), structure)
+
+
+def _has_graph(operation: object) -> bool:
+    return isinstance(operation, keras.Sequential | keras.Function)
+
+
+def _ends(model: keras.Model) -> tuple[object, object]:
+    """Inputs and outputs in the structure in which the model takes and gives them."""
+    if isinstance(model, keras.Sequential):
+        return model.inputs[0], model.outputs[0]
+    return model.input, model.output
+
+
+def _placeholders(model: keras.Model) -> object:
+    """Fresh inputs like those of the model, in its structure, and with the names of its layers."""
+    view = keras.Model(*_ends(model))
+    names = {id(x.output): x.name for x in view.layers if isinstance(x, keras.layers.InputLayer)}
+    return tree.map_structure(lambda t: _placeholder(t, names[id(t)]), view.input)
+
+
+def _placeholder(
+    t: keras.KerasTensor, name: str, batch_size: int | None = None
+) -> keras.KerasTensor:
+    return keras.Input(
+        batch_shape=(batch_size or t.shape[0], *t.shape[1:]), dtype=t.dtype, name=name
+    )
+
+
+def _takes_training(operation: object) -> bool:
+    return (
+        isinstance(operation, keras.layers.Layer)
+        and "training" in inspect.signature(operation.call).parameters
+    )
+
+
+def _check_readable(model: object) -> None:
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"Expected a Keras model, got {type(model).__name__}. "
+            "Pass a Sequential or functional keras.Model."
+        )
+    if not _has_graph(model):
+        raise UnsupportedLayerError(
+            f"Model {model.name!r} ({type(model).__name__}) is subclassed: its graph is hidden in "
+            "its call(). Build it with the functional API: keras.Model(inputs, outputs)."
+        )
+    if isinstance(model, keras.Sequential) and not model.built:
+        raise ValueError(
+            f"Model {model.name!r} has not been built, so its shapes are unknown. "
+            "Give it an Input layer, or call it once."
+        )

@@ -1,0 +1,146 @@
+"""Flatbuffer → scores: the two runtimes that others use, on this computer.
+
+LiteRT is the reference of the format. TensorFlow Lite Micro is what a microcontroller runs; its
+kernels round twice where LiteRT rounds once, so the two may differ in the last bit, and figures for
+a device come from the latter.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from kprune.errors import ToolNotFoundError
+from kprune.flatbuffer import Network, Tensor, read
+
+
+def run_tflite(flatbuffer: bytes, x: np.ndarray, interpreter: str = "litert") -> np.ndarray:
+    """Run a network of one input and one output, sample by sample.
+
+    Args:
+        flatbuffer: The content of a `.tflite` file with batch size 1.
+        x: Samples, shape `(samples, ...)`, the rest being the shape of the network's input. Float
+            values are quantised with the scale of the input; values of the input's own type (int8)
+            are taken as they are.
+        interpreter: `"litert"` or `"tflm"` (TensorFlow Lite Micro, extra `kprune[tflm]`).
+
+    Returns:
+        Outputs, shape `(samples, ...)`: real values (float32) if `x` was float, otherwise the
+        bytes of the network.
+
+    Raises:
+        FlatbufferError: `flatbuffer` is no sound TensorFlow Lite flatbuffer.
+        ValueError: The network has several inputs or outputs, `x` does not fit, or the
+            interpreter refuses the network.
+        ToolNotFoundError: TensorFlow Lite Micro is not installed.
+
+    Example:
+        Given `flatbuffer` from `to_tflite` and a test set:
+
+            scores = run_tflite(flatbuffer, x_test)
+            accuracy = (scores.argmax(-1) == y_test).mean()
+    """
+    if interpreter not in _INTERPRETERS:
+        raise ValueError(
+            f"interpreter must be one of {', '.join(_INTERPRETERS)}, got {interpreter!r}."
+        )
+    source, target = _ends(read(flatbuffer))
+    x = np.asarray(x)
+    if x.ndim == 0 or x.shape[1:] != source.shape[1:]:
+        raise ValueError(
+            f"x must have the shape (samples, {', '.join(map(str, source.shape[1:]))}) of the "
+            f"network's input, got {x.shape}."
+        )
+    is_real = np.issubdtype(x.dtype, np.floating)
+    values = quantize(x, source) if is_real else _as_given(x, source)
+    run = _INTERPRETERS[interpreter](flatbuffer)
+    outputs = np.empty((len(x), *target.shape[1:]), target.dtype)
+    for sample, output in zip(values, outputs, strict=True):
+        output[...] = run(sample[np.newaxis])[0]
+    return dequantize(outputs, target) if is_real else outputs
+
+
+def quantize(x: np.ndarray, tensor: Tensor) -> np.ndarray:
+    """Real values → values of a tensor: `round(x / scale) + zero_point`, within its type."""
+    if not len(tensor.scale):
+        return x.astype(tensor.dtype)
+    limits = np.iinfo(tensor.dtype)
+    q = np.round(x / tensor.scale[0]) + tensor.zero_point[0]
+    return np.clip(q, limits.min, limits.max).astype(tensor.dtype)
+
+
+def dequantize(q: np.ndarray, tensor: Tensor) -> np.ndarray:
+    """Values of a tensor → real values: `scale * (q - zero_point)`."""
+    if not len(tensor.scale):
+        return q.astype(np.float32)
+    shifted = q.astype(np.int32) - tensor.zero_point[0]
+    return (tensor.scale[0] * shifted).astype(np.float32)
+
+
+def _ends(network: Network) -> tuple[Tensor, Tensor]:
+    if len(network.inputs) != 1 or len(network.outputs) != 1:
+        raise ValueError(
+            f"The network has {len(network.inputs)} inputs and {len(network.outputs)} outputs; "
+            "run_tflite runs networks with one of each."
+        )
+    source, target = network.tensors[network.inputs[0]], network.tensors[network.outputs[0]]
+    if source.shape[:1] != (1,):
+        raise ValueError(
+            f"The network takes batches of shape {source.shape}; a microcontroller takes one "
+            "sample at a time. kprune.to_tflite makes networks of batch size 1."
+        )
+    return source, target
+
+
+def _as_given(x: np.ndarray, source: Tensor) -> np.ndarray:
+    if x.dtype != source.dtype:
+        raise ValueError(
+            f"x must be float (then it is quantised) or {source.dtype}, the type of the network's "
+            f"input; got {x.dtype}."
+        )
+    return x
+
+
+def _litert(flatbuffer: bytes) -> Callable[[np.ndarray], np.ndarray]:
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    try:
+        # The plain kernels: those that are tuned for a processor round in ways of their own.
+        plain = OpResolverType.BUILTIN_REF
+        interpreter = Interpreter(
+            model_content=flatbuffer, num_threads=1, experimental_op_resolver_type=plain
+        )
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"LiteRT refuses the network: {error}") from error
+    source = interpreter.get_input_details()[0]["index"]
+    target = interpreter.get_output_details()[0]["index"]
+
+    def run(sample: np.ndarray) -> np.ndarray:
+        interpreter.set_tensor(source, sample)
+        interpreter.invoke()
+        return interpreter.get_tensor(target)
+
+    return run
+
+
+def _tflm(flatbuffer: bytes) -> Callable[[np.ndarray], np.ndarray]:
+    try:
+        from tflite_micro import runtime
+    except ImportError as error:
+        raise ToolNotFoundError(
+            "TensorFlow Lite Micro is not installed: pip install 'kprune[tflm]'."
+        ) from error
+    try:
+        interpreter = runtime.Interpreter.from_bytes(flatbuffer)
+    except RuntimeError as error:
+        raise ValueError(f"TensorFlow Lite Micro refuses the network: {error}") from error
+
+    def run(sample: np.ndarray) -> np.ndarray:
+        interpreter.set_input(sample, 0)
+        interpreter.invoke()
+        return interpreter.get_output(0)
+
+    return run
+
+
+_INTERPRETERS = {"litert": _litert, "tflm": _tflm}

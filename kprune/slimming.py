@@ -1,0 +1,85 @@
+"""Masked model → smaller model, same outputs."""
+
+import keras
+import numpy as np
+
+from kprune.channels import live_shape, trace
+from kprune.graph import Call, copy_layers, rebuild
+from kprune.layers import ChannelMask
+from kprune.masking import read_gates
+from kprune.rules import Flow
+
+
+def slim(model: keras.Model) -> keras.Model:
+    """Remove the closed channels of a masked model for good.
+
+    A channel is removed from the layer that makes it, from every layer that it passes and from
+    every layer that reads it, so the slim model gives the outputs of `model` with fewer weights.
+
+    Args:
+        model: A model with `ChannelMask` layers, from `add_masks`. It is not changed. Gates are
+            read at their present value.
+
+    Returns:
+        A new, uncompiled functional model of plain Keras layers: it needs no kprune to load. The
+        names of inputs, outputs and layers are those of `model`; only channel counts differ.
+
+    Raises:
+        ValueError: `model` has no masks, or its masks disagree.
+        UnsupportedLayerError: As `add_masks`.
+
+    Example:
+        >>> import kprune
+        >>> model = keras.Sequential([
+        ...     keras.Input((8, 8, 1)),
+        ...     keras.layers.Conv2D(4, 3, name="conv"),
+        ...     keras.layers.GlobalAveragePooling2D(),
+        ...     keras.layers.Dense(2),
+        ... ])
+        >>> masked = kprune.add_masks(model)
+        >>> kprune.close_channels(masked, {"conv": [1, 3]})
+        >>> model.count_params(), slim(masked).count_params()
+        (50, 26)
+    """
+    found = trace(model)
+    if not found.masks:
+        raise ValueError(
+            f"Model {model.name!r} has no masks to tell what to remove. "
+            "Add them with kprune.add_masks, then fit with kprune.PruneCallback."
+        )
+    live = read_gates(found)
+    sizes = {id(step.operation): _sizes(step, flow, live) for step, flow in found.steps}
+    layers = copy_layers(found.graph, sizes)
+
+    def call(step: Call, *args: object, **kwargs: object) -> object:
+        if isinstance(step.operation, ChannelMask):
+            return args[0]
+        return layers[id(step.operation)](*args, **kwargs)
+
+    small = rebuild(found.graph, call)
+    for step, flow in found.steps:
+        layer = step.operation
+        if isinstance(layer, keras.layers.Layer) and not isinstance(layer, ChannelMask):
+            layers[id(layer)].set_weights(_slices(layer, flow, live))
+    return small
+
+
+def _sizes(step: Call, flow: Flow, live: np.ndarray) -> dict[str, object]:
+    """The constructor's arguments that state a number of channels, or a shape of them."""
+    sizes: dict[str, object] = {}
+    for argument, channels in flow.config.items():
+        shape = live_shape(channels, live)
+        sizes[argument] = shape if channels.ndim > 1 else shape[0]
+    return sizes
+
+
+def _slices(layer: keras.layers.Layer, flow: Flow, live: np.ndarray) -> list[np.ndarray]:
+    """The weights of the layer without their closed channels, in Keras's order."""
+    values = []
+    for variable in layer.weights:
+        value = keras.ops.convert_to_numpy(variable)
+        if variable.name in flow.weights:
+            for axis, channels in flow.weights[variable.name].axes.items():
+                value = value.take(np.flatnonzero(live[channels]), axis)
+        values.append(value)
+    return values
