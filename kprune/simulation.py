@@ -245,7 +245,7 @@ def quantize(x: ArrayLike, network: NetworkFiles) -> NDArray[np.int8]:
         )
     if np.isnan(rows).any():
         raise ValueError("x has NaN values, which int8 cannot hold.")
-    steps = np.round(rows.astype(np.float32) / network.input_scale) + network.input_zero
+    steps = np.round(rows / network.input_scale) + network.input_zero
     return np.clip(steps, -128, 127).astype(np.int8)
 
 
