@@ -155,8 +155,10 @@ def _choose_simulator(board: Board, simulator: Simulator | None) -> Simulator:
         return usable[0]
     if simulator in usable:
         return simulator
-    what = f"{simulator} has no model of board {board.name!r}" if simulator else (
-        f"nothing simulates board {board.name!r}"
+    what = (
+        f"{simulator} has no model of board {board.name!r}"
+        if simulator
+        else (f"nothing simulates board {board.name!r}")
     )
     instead = f"use simulator={usable[0]!r}" if usable else "`kprune boards` lists what runs where"
     raise ValueError(f"{what}: {instead}.")

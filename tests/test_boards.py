@@ -10,9 +10,7 @@ from kprune.boards import BOARDS, KIB, board
 from kprune.simulation import build, microcontroller, part_sizes, read_network
 
 BARE_METAL = [
-    b
-    for b in BOARDS.values()
-    if (microcontroller() / "boards" / b.name / "link.ld").is_file()
+    b for b in BOARDS.values() if (microcontroller() / "boards" / b.name / "link.ld").is_file()
 ]
 UNITS = {"K": KIB, "M": KIB * KIB}
 

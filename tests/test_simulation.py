@@ -197,7 +197,9 @@ def test_a_processor_fault_is_told_with_its_address(board, tiny, tmp_path):
     undefined = '__asm__ volatile("udf #1");\n    kp_multiply(input'
     folder = network_with(tiny, tmp_path, "kp_multiply(input", undefined)
 
-    with pytest.raises(BoardFaultError, match=rf"tiny on {board} stopped: fault pc=0x[0-9a-f]{{8}}"):
+    with pytest.raises(
+        BoardFaultError, match=rf"tiny on {board} stopped: fault pc=0x[0-9a-f]{{8}}"
+    ):
         simulate(folder, random_inputs(1, 6), board, timeout=20)
 
 
@@ -216,7 +218,9 @@ def test_code_that_does_not_compile_is_told_by_its_first_error(tiny, tmp_path):
     require("make", "cc")
     folder = network_with(tiny, tmp_path, "kp_multiply(input", "kp_multiplied(inputs")
 
-    with pytest.raises(RuntimeError, match=r"'tiny' did not build for board 'host': .*tiny.c.*error"):
+    with pytest.raises(
+        RuntimeError, match=r"'tiny' did not build for board 'host': .*tiny.c.*error"
+    ):
         simulate(folder, random_inputs(1, 6))
 
 
