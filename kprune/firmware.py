@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -14,8 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-import kprune
-from kprune.boards import BOARDS, Board, board as find_board
+from kprune.boards import BOARDS, Board
+from kprune.boards import board as find_board
 from kprune.errors import ToolNotFoundError
 from kprune.simulation import microcontroller, read_network, simulate
 
@@ -247,7 +246,7 @@ def write_project(files: Mapping[str, str], folder: str | Path) -> Path:
             path = project / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, "utf-8")
-        os.replace(project, folder)
+        project.replace(folder)
     return folder
 
 
