@@ -1,0 +1,109 @@
+"""The commands, through `main`: results on stdout, one line on stderr for what can be mended."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import flatbuffer_zoo as zoo
+import keras
+import numpy as np
+import pytest
+
+from kprune import add_masks, close_channels
+from kprune.cli import COMMANDS, main
+from kprune.demo import digits_network
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A masked network with closed channels, calibration data and a flatbuffer."""
+    folder = tmp_path_factory.mktemp("models")
+    masked = add_masks(digits_network())
+    close_channels(masked, {"stem": [0, 1]})
+    masked.save(folder / "masked.keras")
+    np.save(folder / "x.npy", np.random.default_rng(0).random((10, 8, 8, 1)))
+    (folder / "net.tflite").write_bytes(zoo.plain_network())
+    return folder
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: object) -> dict:
+    assert main([*map(str, argv), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_road_in_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slim, flatbuffer, c = folder / "slim.keras", folder / "digits.tflite", folder / "firmware"
+
+    run(capsys, "slim", folder / "masked.keras", "-o", slim)
+    found = run(capsys, "summary", slim)
+    run(capsys, "to-tflite", slim, "--data", folder / "x.npy", "-o", flatbuffer)
+    written = run(capsys, "to-c-array", flatbuffer, "-o", c)
+
+    assert found["layers"][0] == {"name": "stem", "channels": 22, "params": 198, "macs": 12672}
+    assert found["groups"][0]["reason"] == "input of the model"
+    assert written["bytes"] == flatbuffer.stat().st_size
+    assert [Path(p).name for p in written["files"]] == [p.name for p in sorted(c.iterdir())][::-1]
+    assert keras.models.load_model(slim).get_layer("stem").filters == 22
+
+
+@pytest.mark.parametrize("word", COMMANDS)
+def test_every_command_explains_itself(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([word, "--help"])
+
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert f"example:\n  kprune {word}" in text
+    assert "--json" in text
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("slim missing.keras -o s.keras", "No such file: missing.keras"),
+        ("slim net.tflite -o s.keras", "net.tflite"),
+        ("slim masked.keras -o s.h5", "must be a .keras file, got s.h5"),
+        ("to-c-array masked.keras -o c", "not a TensorFlow Lite flatbuffer"),
+        ("to-c-array net.tflite --name 2fast -o c", "'2fast'"),
+        ("to-c-array net.tflite -o x.npy", "it is a file"),
+        ("to-tflite masked.keras --data x.npy -o t.tflite", "still has masks"),
+        ("to-tflite masked.keras --data net.tflite -o t.tflite", "net.tflite is no .npy or .npz"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    argv: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(folder)
+    before = sorted(folder.iterdir())
+
+    assert main(argv.split()) == 2
+
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("kprune: ")
+    assert message in err
+    assert sorted(folder.iterdir()) == before
+
+
+def test_debug_shows_the_traceback() -> None:
+    with pytest.raises(FileNotFoundError):
+        main(["slim", "missing.keras", "-o", "s.keras", "--debug"])
+
+
+@pytest.mark.parametrize("argv", ["--help", "--version", "to-c-array net.tflite -o light"])
+def test_light_commands_load_neither_tensorflow_nor_matplotlib(folder: Path, argv: str) -> None:
+    program = (
+        "import sys\n"
+        "from kprune.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'tensorflow', 'keras', 'matplotlib', 'jax', 'torch'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+
+    subprocess.run([sys.executable, "-c", program, *argv.split()], cwd=folder, check=True)
