@@ -227,11 +227,9 @@ def _hold_unmasked(
     for point in mixing_points(graph, flows, tensors):
         if id(point.tensor) not in masked:
             channels = tensors[id(point.tensor)]
-            name = point.mixer.operation.name
-            ids.hold(channels, f"excluded when the masks were added: none in front of {name!r}")
+            ids.hold(channels, f"no mask in front of {point.mixer.operation.name!r}")
     for call in masks:
-        fixed = list(call.operation.fixed)
-        ids.hold(_gated(call, tensors)[fixed], "excluded when the masks were added")
+        ids.hold(_gated(call, tensors)[list(call.operation.fixed)], "excluded by the caller")
 
 
 def _number(

@@ -276,27 +276,28 @@ def _takes_training(operation: object) -> bool:
 
 
 def _check_operations(model: keras.Model, operations: list[keras.Operation]) -> None:
-    refused = {o.name: why for o in operations if (why := _refusal(o))}
+    refused: dict[str, list[str]] = {}
+    for operation in {id(o): o for o in operations}.values():
+        if why := _refusal(operation):
+            name = f"{operation.name!r} ({type(operation).__name__})"
+            refused.setdefault(why, []).append(name)
     if refused:
-        raise UnsupportedLayerError(
-            f"Model {model.name!r} has layers that kprune cannot take: "
-            + "; ".join(f"{name!r} {why}" for name, why in refused.items())
-            + "."
-        )
+        layers = "; ".join(f"{', '.join(names)} {why}" for why, names in refused.items())
+        raise UnsupportedLayerError(f"Layers of {model.name!r} cannot be taken: {layers}.")
 
 
 def _refusal(operation: keras.Operation) -> str | None:
-    kind = type(operation).__name__
+    """What is wrong with a layer, and what to do; as the end of a sentence."""
     if isinstance(operation, keras.Model):
         return (
-            f"({kind}) is a subclassed model, its graph is hidden in its call(): build it with the "
-            "functional API, keras.Model(inputs, outputs)"
+            "subclassed, their graphs are hidden in their call(): build them with the functional "
+            "API, keras.Model(inputs, outputs)"
         )
     policy = getattr(operation, "dtype_policy", None)
     if isinstance(policy, keras.dtype_policies.QuantizedDTypePolicy):
-        return f"({kind}) is quantized to {policy.name}: prune first, quantize after"
+        return f"quantized to {policy.quantization_mode}: prune first, quantize after"
     if getattr(operation, "lora_enabled", False):
-        return f"({kind}) has LoRA weights: save and load the model to merge them, then prune"
+        return "with LoRA weights: save and load the model, which merges them, then prune"
     return None
 
 

@@ -151,7 +151,7 @@ def write_gates(found: Trace, gates: np.ndarray) -> None:
 def _check_closed(found: Trace, gates: np.ndarray) -> None:
     for name, channels in found.makers:
         if not gates[channels].any():
-            raise ValueError(f"All channels of layer {name!r} are closed: one must stay open.")
+            raise ValueError(f"All channels of layer {name!r} would be closed: one must stay open.")
         for position in np.flatnonzero(~gates[channels]).tolist():
             why = found.held.get(int(channels[position]))
             if why:
