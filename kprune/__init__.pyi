@@ -19,6 +19,7 @@ from .report import summary as summary
 from .tflite import to_tflite as to_tflite
 from .interpreters import run_tflite as run_tflite
 from .repacking import repack as repack
+from .inspection import inspect as inspect
 from .c.array import to_c_array as to_c_array
 from .c.network import to_c as to_c
 from .c.files import write_files as write_files

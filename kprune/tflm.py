@@ -51,7 +51,7 @@ def measure_arena(flatbuffer: bytes) -> Arena:
             reason.
     """
     network = _flatbuffer.read(flatbuffer)
-    recorded = _record(flatbuffer, _room_bytes(network))
+    recorded = record_allocations(flatbuffer)
     halved = sum(recorded[kind] for kind in _HALVED)
     return Arena(
         head=recorded["head"],
@@ -95,8 +95,13 @@ def golden_vectors(
     return inputs, run_tflite(flatbuffer, inputs, "tflm")
 
 
-def _record(flatbuffer: bytes, arena_bytes: int) -> dict[str, int]:
-    """Bytes of the arena on this computer: total, head, tail and each kind of record."""
+def record_allocations(flatbuffer: bytes) -> dict[str, int]:
+    """Bytes of the arena on this computer: `"total"`, `"head"`, `"tail"`, each kind of record.
+
+    Raises:
+        FlatbufferError, ToolNotFoundError, UnsupportedOpError: As `measure_arena`.
+    """
+    network = _flatbuffer.read(flatbuffer)
     if importlib.util.find_spec("tflite_micro") is None:
         raise ToolNotFoundError(
             "measuring the arena needs the tflite-micro wheel, which is not installed. "
@@ -104,7 +109,7 @@ def _record(flatbuffer: bytes, arena_bytes: int) -> dict[str, int]:
         )
     try:
         result = subprocess.run(
-            [sys.executable, "-c", _PROGRAM, str(arena_bytes)],
+            [sys.executable, "-c", _PROGRAM, str(_room_bytes(network))],
             input=flatbuffer,
             capture_output=True,
             timeout=_TIMEOUT_S,

@@ -31,7 +31,7 @@ def test_the_demo_writes_what_it_reports(tmp_path: Path, monkeypatch: pytest.Mon
     ]
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == report
     dense, *_, slim = report["stages"]
-    assert slim["arithmetic"] == "int8, TFLite Micro"
+    assert slim["arithmetic"] == "int8, TFLM"
     assert slim["macs"] <= 0.25 * dense["macs"]
     flatbuffer = (tmp_path / "out" / "digits.tflite").read_bytes()
     text = (tmp_path / "out" / "digits_model_data.cc").read_text()

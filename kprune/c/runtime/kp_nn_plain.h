@@ -4,6 +4,9 @@
 
 #include "kp_nn_arithmetic.h"
 
+/* `finish` clamps to the limits of relu already. */
+#define KEEP_WITHIN(rescale, output, size) ((void)0)
+
 /* Where weight k of output channel c starts, and the distance to its weight k + 1: channels of a
  * group come in interleaved pairs, an odd last one alone. */
 typedef struct {
@@ -78,6 +81,14 @@ void kp_fully_connected(const kp_rescale *rescale, const int8_t *weights, int32_
     }
 }
 
+/* One slot after the other. */
+static void arrange_slots(input_rows *rows)
+{
+    rows->pair_step = 2;
+    rows->slot_step = rows->width + (rows->width & 1);
+}
+
+/* One row of outputs of channel c, under which the input rows from `top` on lie. */
 static void depthwise_row(const kp_window *window, const kp_rescale *rescale, int32_t c,
                           const int8_t *weights, const input_rows *rows, int32_t top,
                           int8_t *output)
@@ -86,13 +97,29 @@ static void depthwise_row(const kp_window *window, const kp_rescale *rescale, in
         const int8_t *weight = weights;
         int32_t sum = channel_bias(&rescale->channels[c]);
         for (int32_t ky = 0; ky < window->kernel_height; ky++) {
-            const int16_t *tap = input_row(rows, top + ky * window->dilation_height);
+            const int16_t *tap = slot_of(rows, top + ky * window->dilation_height);
             tap += x * window->stride_width;
             for (int32_t kx = 0; kx < window->kernel_width; kx++) {
                 sum += *weight++ * tap[kx * window->dilation_width];
             }
         }
         output[x * window->out_channels] = finish(rescale, c, sum);
+    }
+}
+
+/* All rows of outputs of channel c. */
+static void depthwise_channel(const kp_window *window, const kp_rescale *rescale, int32_t c,
+                              const int8_t *weights, const input_rows *rows, const int8_t *input,
+                              int8_t *output)
+{
+    int32_t loaded = 0;
+    for (int32_t y = 0; y < window->out_height; y++) {
+        int32_t top = y * window->stride_height;
+        for (loaded = loaded > top ? loaded : top; loaded < top + rows->slots; loaded++) {
+            load_row(window, input, rescale->input_zero, loaded, rows, slot_of(rows, loaded));
+        }
+        depthwise_row(window, rescale, c, weights, rows, top, output);
+        output += window->out_width * window->out_channels;
     }
 }
 
