@@ -13,6 +13,7 @@ class MicroMutableOpResolver
     int AddDepthwiseConv2D() { return ++added; }
     int AddFullyConnected() { return ++added; }
     int AddMean() { return ++added; }
+    int AddSoftmax() { return ++added; }
     bool Complete() const { return added == kCount; }
 };
 
