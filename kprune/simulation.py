@@ -2,7 +2,8 @@
 
 One conversation serves every simulator: the program in `microcontroller/app/` reads a line, runs
 the network and answers with a line, whether the line goes through a pipe to a program on this
-computer, through QEMU's serial port, or through Renode's.
+computer, through QEMU's serial port, or through Renode's. QEMU hands a serial port its bytes one by
+one, some kilobytes a second; there the inputs are written to memory as a debugger would do it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import threading
@@ -126,9 +128,8 @@ def simulate(
     inputs = quantize(x, network)
     with tempfile.TemporaryDirectory(prefix="kprune-") as scratch:
         elf = build(network, target, Path(scratch))
-        requests = ["run " + " ".join(map(str, row)) for row in inputs.tolist()]
         run = {"host": _run_host, "qemu": _run_qemu, "renode": _run_renode}[chosen]
-        replies, counts = run(elf, target, network, requests, timeout)
+        replies, counts = run(elf, target, network, inputs, timeout)
         outputs = np.array([_values(reply, board) for reply in replies], np.int8)
         outputs = outputs.reshape(len(inputs), network.output_size)
         flash, ram = ({}, {}) if chosen == "host" else part_sizes(elf.with_suffix(".map"), network)
@@ -181,6 +182,7 @@ class NetworkFiles:
     input_zero: int
     output_scale: np.float32
     output_zero: int
+    input_offset: int | None = None  # in the arena, where the input may lie there
 
 
 _DEFINE = r"^#define {}_(\w+)\s+\(?(-?[\d.]+(?:e[+-]?\d+)?)f?\)?"
@@ -214,6 +216,7 @@ def read_network(folder: str | Path) -> NetworkFiles:
             input_zero=int(defined["INPUT_ZERO"]),
             output_scale=np.float32(defined["OUTPUT_SCALE"]),
             output_zero=int(defined["OUTPUT_ZERO"]),
+            input_offset=int(defined["INPUT_OFFSET"]) if "INPUT_OFFSET" in defined else None,
         )
     except KeyError as missing:
         raise ValueError(
@@ -462,6 +465,10 @@ def _start(command: Sequence[str], who: str, timeout: float) -> Iterator[_Conver
             process.kill()
 
 
+def _run_lines(inputs: NDArray[np.int8]) -> list[str]:
+    return ["run " + " ".join(map(str, row)) for row in inputs.tolist()]
+
+
 def _values(reply: str, board: str) -> list[int]:
     status, *words = reply.split()
     if status != "ok":
@@ -473,34 +480,109 @@ _Answer = tuple[list[str], _Counts]
 
 
 def _run_host(
-    elf: Path, board: Board, network: NetworkFiles, requests: list[str], timeout: float
+    elf: Path, board: Board, network: NetworkFiles, inputs: NDArray[np.int8], timeout: float
 ) -> _Answer:
     with _start([str(elf)], f"{network.name} on the host", timeout) as program:
-        return [program.ask(request) for request in requests], _Counts()
+        return [program.ask(request) for request in _run_lines(inputs)], _Counts()
 
 
 # QEMU
 
 
 def _run_qemu(
-    elf: Path, board: Board, network: NetworkFiles, requests: list[str], timeout: float
+    elf: Path, board: Board, network: NetworkFiles, inputs: NDArray[np.int8], timeout: float
 ) -> _Answer:
     qemu = require_tool("qemu-system-arm", f"simulating board {board.name!r}")
-    plugin = _build_plugin(qemu, elf.parent)
+    symbols = _symbols(elf)
     report = elf.with_name("counts.txt")
-    ranges = {
-        "network": _function(elf, f"{network.name}_run"),
-        "caller": _function(elf, "network_run"),
-        "stack": (_symbols(elf)["kprune_stack_limit"][0], _symbols(elf)["kprune_stack_top"][0]),
-    }
-    options = [f"{name}={low:#x}-{high:#x}" for name, (low, high) in ranges.items()]
+    socket_path = elf.with_name("debugger")
+    plugin = ",".join([str(_build_plugin(qemu, elf.parent)), *_plugin_options(symbols, network)])
     assert board.qemu is not None
     command = [qemu, "-M", board.qemu, "-kernel", str(elf), "-display", "none"]
     command += ["-monitor", "none", "-serial", "stdio"]
-    command += ["-d", "plugin", "-D", str(report), "-plugin", ",".join([str(plugin), *options])]
-    with _start(command, f"{network.name} on {board.name}", timeout) as program:
-        replies = [program.ask(request) for request in requests]
+    command += ["-chardev", f"socket,id=gdb,path={socket_path},server=on,wait=off"]
+    command += ["-gdb", "chardev:gdb"]
+    command += ["-d", "plugin", "-D", str(report), "-plugin", plugin]
+    address = _input_address(symbols, network)
+    replies = []
+    with (
+        _start(command, f"{network.name} on {board.name}", timeout) as program,
+        _Debugger(socket_path, timeout) as debugger,
+    ):
+        for row in inputs:
+            debugger.write(address, row.tobytes())
+            replies.append(program.ask("go"))
     return replies, _read_counts(report.read_text("utf-8"), elf, network)
+
+
+def _plugin_options(symbols: _Symbols, network: NetworkFiles) -> list[str]:
+    ranges = {
+        "network": _range(symbols, f"{network.name}_run"),
+        "caller": _range(symbols, "network_run"),
+        "stack": (symbols["kprune_stack_limit"][0], symbols["kprune_stack_top"][0]),
+    }
+    return [f"{name}={low:#x}-{high:#x}" for name, (low, high) in ranges.items()]
+
+
+def _input_address(symbols: _Symbols, network: NetworkFiles) -> int:
+    """Where `network_input()` of app/network.c.in points to."""
+    if network.input_offset is None:
+        return symbols["network_input_buffer"][0]
+    return symbols["network_arena"][0] + network.input_offset
+
+
+class _Debugger:
+    """Writes to the memory of a running simulation.
+
+    Source:
+        GDB manual, appendix "GDB Remote Serial Protocol".
+    """
+
+    # QEMU takes packets of 4096 characters; a byte is two of them.
+    _CHUNK = 1536
+
+    def __init__(self, path: Path, timeout: float):
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(timeout)
+        self._socket.connect(str(path))  # stops the processor
+        self._received = b""
+        self._reply()  # that it has stopped
+        self._stopped = True
+
+    def __enter__(self) -> _Debugger:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def write(self, address: int, data: bytes) -> None:
+        """Stop the processor, write, and let it go on."""
+        if not self._stopped:
+            self._socket.sendall(b"\x03")
+            self._reply()  # that it has stopped
+        for start in range(0, len(data), self._CHUNK):
+            part = data[start : start + self._CHUNK]
+            self._send(f"M{address + start:x},{len(part):x}:{part.hex()}")
+            reply = self._reply()
+            if reply != b"OK":
+                raise RuntimeError(f"QEMU did not write to {address + start:#x}: {reply!r}")
+        self._send("c")
+        self._stopped = False
+
+    def _send(self, packet: str) -> None:
+        checksum = sum(packet.encode()) % 256
+        self._socket.sendall(f"${packet}#{checksum:02x}".encode())
+
+    def _reply(self) -> bytes:
+        # Acknowledgements, "+", come before a packet: "$", content, "#", two digits.
+        while not (packet := re.search(rb"\$([^#]*)#..", self._received)):
+            received = self._socket.recv(4096)
+            if not received:
+                raise RuntimeError("QEMU closed the debugger's connection.")
+            self._received += received
+        self._received = self._received[packet.end() :]
+        self._socket.sendall(b"+")
+        return packet[1]
 
 
 def _build_plugin(qemu: str, folder: Path) -> Path:
@@ -516,7 +598,10 @@ def _build_plugin(qemu: str, folder: Path) -> Path:
     return plugin
 
 
-def _symbols(elf: Path) -> dict[str, tuple[int, int]]:
+_Symbols = Mapping[str, tuple[int, int]]
+
+
+def _symbols(elf: Path) -> _Symbols:
     """Address and size of every symbol of an ARM executable."""
     listing = subprocess.run(
         ["arm-none-eabi-nm", "-S", str(elf)], capture_output=True, text=True, check=True
@@ -525,8 +610,8 @@ def _symbols(elf: Path) -> dict[str, tuple[int, int]]:
     return {name: (int(address, 16), int(size or "0", 16)) for address, size, name in found}
 
 
-def _function(elf: Path, name: str) -> tuple[int, int]:
-    address, size = _symbols(elf)[name]
+def _range(symbols: _Symbols, function: str) -> tuple[int, int]:
+    address, size = symbols[function]
     return address, address + size
 
 
@@ -592,9 +677,10 @@ def _source_lines(sites: Mapping[str, int], elf: Path, network: NetworkFiles) ->
 
 
 def _run_renode(
-    elf: Path, board: Board, network: NetworkFiles, requests: list[str], timeout: float
+    elf: Path, board: Board, network: NetworkFiles, inputs: NDArray[np.int8], timeout: float
 ) -> _Answer:
     command = _renode_test(board)
+    requests = _run_lines(inputs)
     tree = microcontroller() / "renode"
     log = elf.with_name("uart.txt")
     asked = elf.with_name("requests.txt")
