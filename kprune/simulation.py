@@ -289,15 +289,13 @@ def build(network: NetworkFiles, board: Board, folder: Path) -> Path:
     purpose = f"building for board {board.name!r}"
     make = require_tool("make", purpose)
     require_tool("cc" if board.program == "host" else "arm-none-eabi-gcc", purpose)
-    command = [
-        make,
-        "-s",
-        "-j2",
-        f"--directory={microcontroller()}",
-        f"BOARD={board.name}",
-        f"MODEL={network.folder}",
-        f"BUILD={folder}",
-    ]
+    # make cannot name a folder with a space in it, and the user's may have one.
+    model = folder / "source"
+    model.mkdir(exist_ok=True)
+    for path in network.folder.glob("*.[ch]"):
+        shutil.copy(path, model)
+    command = [make, "-s", "-j2", f"--directory={microcontroller()}"]
+    command += [f"BOARD={board.name}", f"MODEL={model}", f"BUILD={folder}"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         raise _build_error(result.stderr, network, board)

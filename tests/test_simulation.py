@@ -82,6 +82,15 @@ def test_every_board_gives_the_bytes_of_the_host(board, tiny):
     np.testing.assert_array_equal(result.outputs, tiny_reference(x))
 
 
+def test_a_folder_may_have_a_space_in_its_name(tiny, tmp_path):
+    require("make", "cc")
+    folder = tmp_path / "my model"
+    shutil.copytree(tiny, folder)
+    x = random_inputs(1, 6)
+
+    np.testing.assert_array_equal(simulate(folder, x).outputs, tiny_reference(x))
+
+
 @pytest.mark.parametrize("board", QEMU_BOARDS)
 def test_every_board_reads_inputs_and_nonsense_from_its_serial_port(board, tiny, tmp_path):
     require(*TOOLS)
