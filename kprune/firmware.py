@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kprune.boards import BOARDS, Board
 from kprune.boards import board as find_board
+from kprune.c.network import to_c
 from kprune.errors import ToolNotFoundError
 from kprune.simulation import microcontroller, read_network, simulate
 
@@ -68,7 +69,7 @@ def firmware(
     if target.program not in ("arduino", "bare-metal"):
         able = ", ".join(b.name for b in BOARDS.values() if b.program in ("arduino", "bare-metal"))
         raise ValueError(f"kprune writes no project for board {board!r}, only for: {able}.")
-    model = dict(network) if isinstance(network, Mapping) else kprune.to_c(network, name=name)
+    model = dict(network) if isinstance(network, Mapping) else to_c(network, name=name)
     if golden:
         model["golden.c"] = golden_vectors(model, golden)
     make = _arduino_library if target.program == "arduino" else _stm32_project

@@ -580,7 +580,9 @@ def _source_lines(sites: Mapping[str, int], elf: Path, network: NetworkFiles) ->
     for entry in re.split(r"^(?=0x)", listing, flags=re.MULTILINE)[1:]:
         address, *frames = entry.splitlines()
         function = f"{network.name}_run"
-        places = [place for name, place in zip(frames[::2], frames[1::2], strict=True) if name == function]
+        places = [
+            place for name, place in zip(frames[::2], frames[1::2], strict=True) if name == function
+        ]
         number = re.search(r":(\d+)", places[0]) if places else None
         lines[f"{int(address, 16):#x}"] = int(number[1]) if number else 0
     return lines

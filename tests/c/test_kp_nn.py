@@ -91,9 +91,11 @@ def test_kernels_of_a_core_give_the_bytes_of_tflite_micro(core, cases, tmp_path)
     run([*gcc, *WARNINGS, "-c", *sorted(cases.glob("*.c"))], tmp_path)
     run([*gcc, *link, HERE / "bare_metal.c", *objects, "-o", "test.elf"], tmp_path)
     result = subprocess.run(
-        ["qemu-system-arm", "-M", machine, "-kernel", tmp_path / "test.elf", "-nographic"]
-        + ["-monitor", "none", "-serial", "none"]
-        + ["-semihosting-config", "enable=on,target=native"],
+        [
+            *("qemu-system-arm", "-M", machine, "-kernel", tmp_path / "test.elf", "-nographic"),
+            *("-monitor", "none", "-serial", "none"),
+            *("-semihosting-config", "enable=on,target=native"),
+        ],
         capture_output=True,
         text=True,
         timeout=120,
