@@ -46,8 +46,9 @@ class CompiledNetwork:
         read = flatbuffers.read(flatbuffer)
         self.input, self.output = read.tensors[read.inputs[0]], read.tensors[read.outputs[0]]
         defines = dict(
-            line.split()[1:3] for line in files[f"{name}.h"].splitlines() if "#define" in line
-            and len(line.split()) > 2
+            line.split()[1:3]
+            for line in files[f"{name}.h"].splitlines()
+            if "#define" in line and len(line.split()) > 2
         )
         upper = name.upper()
         self.arena_size = int(defines[f"{upper}_ARENA_SIZE"])

@@ -102,9 +102,7 @@ class Single(flatbuffer_zoo.Builder):
             lengths.append((kernel, dilation, length))
         options["out"] = tuple(
             flatbuffer_zoo._length(length, kernel, stride, dilation, options["padding"])
-            for (kernel, dilation, length), stride in zip(
-                lengths, options["stride"], strict=True
-            )
+            for (kernel, dilation, length), stride in zip(lengths, options["stride"], strict=True)
         )
         return options
 
