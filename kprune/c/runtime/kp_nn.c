@@ -1,14 +1,26 @@
-/* The operators of kp_nn.h. What differs between instruction sets is in one header each. */
+/* The operators of kp_nn.h. The inner loops of those that take the time are in headers, one for
+ * each operator and instruction set. */
 #include "kp_nn.h"
 
 #include <string.h>
 
 #include "kp_nn_arithmetic.h"
 
-#if defined(__ARM_FEATURE_DSP) && __ARM_FEATURE_DSP
-#include "kp_nn_dsp.h"
+#if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1)
+#include "kp_nn_bytes_mve.h"
+#include "kp_nn_conv2d_mve.h"
+#include "kp_nn_dense_mve.h"
+#include "kp_nn_depthwise_mve.h"
+#elif defined(__ARM_FEATURE_DSP) && __ARM_FEATURE_DSP
+#include "kp_nn_bytes_dsp.h"
+#include "kp_nn_conv2d_dsp.h"
+#include "kp_nn_dense_dsp.h"
+#include "kp_nn_depthwise_dsp.h"
 #else
-#include "kp_nn_plain.h"
+#include "kp_nn_bytes_plain.h"
+#include "kp_nn_conv2d_plain.h"
+#include "kp_nn_dense_plain.h"
+#include "kp_nn_depthwise_plain.h"
 #endif
 
 /* --- Depthwise convolution --------------------------------------------------------------------- */
@@ -30,7 +42,7 @@ void kp_depthwise_conv2d(const kp_window *window, const kp_rescale *rescale, con
         depthwise_channel(window, rescale, c, weights + c * taps, &rows, input + c / multiplier,
                           output + c);
     }
-    KEEP_WITHIN(rescale, output, window->out_height * window->out_width * window->out_channels);
+    keep_within(rescale, output, window->out_height * window->out_width * window->out_channels);
 }
 
 /* --- Transposed convolution -------------------------------------------------------------------- */
