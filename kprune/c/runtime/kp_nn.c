@@ -1,5 +1,5 @@
-/* The operators of kp_nn.h. The inner loops of those that take the time are in headers, one for
- * each operator and instruction set. */
+/* The operators of kp_nn.h. The inner loops of those that take the time are in headers, one for each
+ * operator and instruction set. */
 #include "kp_nn.h"
 
 #include <string.h>
@@ -23,7 +23,7 @@
 #include "kp_nn_depthwise_plain.h"
 #endif
 
-/* --- Depthwise convolution --------------------------------------------------------------------- */
+/* --- Depthwise convolution -------------------------------------------------------------------- */
 
 void kp_depthwise_conv2d(const kp_window *window, const kp_rescale *rescale, const int8_t *weights,
                          const int8_t *input, int8_t *output, int8_t *scratch)
@@ -45,7 +45,7 @@ void kp_depthwise_conv2d(const kp_window *window, const kp_rescale *rescale, con
     keep_within(rescale, output, window->out_height * window->out_width * window->out_channels);
 }
 
-/* --- Transposed convolution -------------------------------------------------------------------- */
+/* --- Transposed convolution ------------------------------------------------------------------- */
 
 /* Output position `out` gets input i through kernel position k if i * stride + k = out + pad.
  * Returns i, or -1 if there is none. */
@@ -95,7 +95,7 @@ void kp_transpose_conv2d(const kp_window *window, const kp_rescale *rescale, con
     }
 }
 
-/* --- Pooling and reductions -------------------------------------------------------------------- */
+/* --- Pooling and reductions ------------------------------------------------------------------- */
 
 /* The part of a window that lies inside the input. */
 typedef struct {
@@ -182,7 +182,7 @@ void kp_mean(const kp_mean_shape *shape, const int8_t *input, int8_t *output)
     }
 }
 
-/* --- Softmax ----------------------------------------------------------------------------------- */
+/* --- Softmax ---------------------------------------------------------------------------------- */
 
 /* a * b in Q0.31 or in Q2.29, as the numbers are. */
 static int32_t fixed_multiply(int32_t a, int32_t b)
@@ -246,7 +246,7 @@ void kp_softmax(const int32_t *exponentials, int32_t count, int32_t rows, int32_
     }
 }
 
-/* --- Element by element ------------------------------------------------------------------------ */
+/* --- Element by element ----------------------------------------------------------------------- */
 
 void kp_lookup(const int8_t table[256], int32_t size, const int8_t *input, int8_t *output)
 {
@@ -378,7 +378,7 @@ void kp_prelu(const kp_pairs *pairs, const kp_prelu_scales *scales, const int8_t
     for_each_pair(pairs, prelu_pair, &local, input, alpha, output);
 }
 
-/* --- Moving bytes ------------------------------------------------------------------------------ */
+/* --- Moving bytes ----------------------------------------------------------------------------- */
 
 void kp_copy(const kp_block *block, const int8_t *from, int8_t *to)
 {
@@ -414,7 +414,7 @@ void kp_resize_nearest(const uint16_t *rows, const uint16_t *columns, const kp_w
     }
 }
 
-/* --- To and from float ------------------------------------------------------------------------- */
+/* --- To and from float ------------------------------------------------------------------------ */
 
 void kp_quantize(float scale, int32_t zero, int32_t size, const float *input, int8_t *output)
 {

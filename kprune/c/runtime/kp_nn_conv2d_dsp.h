@@ -9,7 +9,8 @@
 
 #include "kp_nn_dsp.h"
 
-enum { PIXELS = 4, PAIR = 4 * PIXELS }; /* PAIR: bytes from one pair of a patch to its next */
+#define PIXELS 4
+#define PAIR (4 * PIXELS) /* bytes from one pair of a patch to its next */
 
 static int8_t *patch_of_pixel(int8_t *patches, int32_t p, int32_t depth)
 {

@@ -9,7 +9,7 @@
 
 #include "kp_nn_dsp.h"
 
-enum { PIXELS = 2 };
+#define PIXELS 2
 
 static int8_t *patch_of_pixel(int8_t *patches, int32_t p, int32_t depth)
 {

@@ -83,7 +83,7 @@ static inline int32_t multiply_add(uint32_t a, uint32_t b, int32_t sum)
 #define ADD_PRODUCT(halves, sum, a, b) \
     __asm__ volatile("smla" halves " %0, %1, %2, %0" : "+r"(sum) : "r"(a), "r"(b))
 
-/* --- The end of a sum of products --------------------------------------------------------------- */
+/* --- The end of a sum of products ------------------------------------------------------------- */
 
 /* A channel in the short form, prepared for several sums. The bounds of the short form leave room
  * to add the output's zero point before the shift, together with the half that rounds. */

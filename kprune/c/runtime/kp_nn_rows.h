@@ -1,5 +1,5 @@
-/* Inside of kp_nn.c: depthwise convolution of one channel, row by row, by the `depthwise_row` of the
- * header that includes this one. */
+/* Inside of kp_nn.c: depthwise convolution of one channel, row by row, by the `depthwise_row` of
+ * the header that includes this one. */
 #ifndef KP_NN_ROWS_H
 #define KP_NN_ROWS_H
 
