@@ -4,4 +4,3 @@ from .c.files import write_files as write_files
 from .c.network import to_c as to_c
 from .errors import BudgetError as BudgetError
 from .errors import FlatbufferError as FlatbufferError
-from .errors import UnsupportedOpError as UnsupportedOpError

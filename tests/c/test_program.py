@@ -9,6 +9,7 @@ from single_operators import OPERATORS, Seeded
 import kprune
 from kprune import flatbuffer as flatbuffers
 from kprune.c.program import lower
+from kprune.errors import FlatbufferError, UnsupportedOpError
 
 
 def calls(flatbuffer: bytes) -> list[str]:
@@ -75,7 +76,7 @@ def test_layers_of_one_name_are_told_apart():
 
 
 def refused(flatbuffer: bytes, match: str) -> None:
-    with pytest.raises(kprune.UnsupportedOpError, match=match):
+    with pytest.raises(UnsupportedOpError, match=match):
         kprune.to_c(flatbuffer, "net")
 
 
@@ -159,7 +160,7 @@ def test_a_name_that_is_no_identifier_is_refused():
 
 
 def test_damaged_flatbuffers_are_refused_by_the_reader():
-    with pytest.raises(kprune.FlatbufferError):
+    with pytest.raises(FlatbufferError):
         kprune.to_c(flatbuffer_zoo.single_convolution()[:100], "net")
 
 

@@ -1,5 +1,5 @@
-/* The operators of kp_nn.h. The inner loops of those that take the time are in headers, one for each
- * operator and instruction set. */
+/* The operators of kp_nn.h. The inner loops of those that take the time are in headers, one for
+ * each operator and instruction set. */
 #include "kp_nn.h"
 
 #include <string.h>

@@ -1,8 +1,8 @@
 /* Inside of kp_nn.c: convolution as a product of weights and patches.
  *
  * A patch is what one output pixel sees: kernel_height * kernel_width * channels inputs, in the
- * order of the weights. PIXELS patches are gathered, then multiplied with all output channels. The header
- * that includes this one says how patches lie in memory and multiplies them:
+ * order of the weights. PIXELS patches are gathered, then multiplied with all output channels. The
+ * header that includes this one says how patches lie in memory and multiplies them:
  *     PIXELS, prepare_patches, patch_of_pixel, patch_fill, patch_copy, multiply_patches. */
 #ifndef KP_NN_PATCHES_H
 #define KP_NN_PATCHES_H
