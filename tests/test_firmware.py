@@ -1,18 +1,23 @@
 """Firmware projects: what the protocol answers, that each one builds, how it is flashed."""
 
+import math
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
+import flatbuffer_zoo
 import numpy as np
 import pytest
 from conftest import require
 
 from kprune.boards import BOARDS
+from kprune.c.network import to_c
 from kprune.errors import ToolNotFoundError
 from kprune.firmware import firmware, flash, golden_vectors, random_input, write_project
-from kprune.simulation import build, read_network
+from kprune.flatbuffer import read
+from kprune.simulation import build, microcontroller, read_network
 
 TINY = Path(__file__).parent / "firmware" / "tiny"
 MODEL = {path.name: path.read_text() for path in sorted(TINY.iterdir())}
@@ -143,7 +148,7 @@ def test_the_program_is_clean_under_the_sanitizers(tmp_path):
     require("make", "cc")
     build(read_network(TINY), BOARDS["host"], tmp_path)  # writes network.c
     sources = [TINY / "tiny.c", TINY / "kp_nn.c", tmp_path / "network.c"]
-    tree = Path(__file__).parents[1] / "microcontroller"
+    tree = microcontroller()
     sources += [tree / "app" / f"{stem}.c" for stem in ("main", "protocol", "stack", "no_golden")]
     sources += [tree / "boards" / "host" / "port.c"]
     flags = ["-std=c99", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
@@ -263,6 +268,84 @@ def test_the_arduino_sketch_compiles_and_answers(tmp_path):
     ]
 
 
+TFLM = Path(__file__).parent / "firmware" / "tflm"
+
+
+@pytest.fixture(scope="module")
+def flatbuffer():
+    """Depthwise, convolution, dense: for TensorFlow Lite Micro, which is not here; see TFLM."""
+    return flatbuffer_zoo.depthwise_network()
+
+
+def test_a_tensorflow_lite_micro_project_builds_against_its_library(flatbuffer, tmp_path):
+    require("make", "cmake", "c++", "ar")
+    project = write_project(firmware(flatbuffer, "nucleo_f446re", "net", "tflm"), tmp_path / "net")
+    library = tmp_path / "libtensorflow-microlite.a"
+    subprocess.run(["ar", "cr", library], check=True)
+    # This computer stands in for the board, and TFLM/ for the library.
+    shutil.copytree(microcontroller() / "boards" / "host", project / "boards" / "host")
+    where = [f"TFLM={TFLM}", f"TFLM_LIB={library}"]
+
+    subprocess.run(["make", "-s", "-C", project, "BOARD=host", *where], check=True)
+    options = [f"-D{option}" for option in ("BOARD=host", *where)]
+    subprocess.run(["cmake", "-B", "b", *options, "."], cwd=project, check=True)
+    subprocess.run(["cmake", "--build", "b"], cwd=project, check=True)
+
+    network = read(flatbuffer)
+    size, results = (
+        math.prod(network.tensors[i].shape) for i in (network.inputs[0], network.outputs[0])
+    )
+    values = " ".join(str(i % 100 - 50) for i in range(size))
+    for program in ("build/host/firmware.elf", "b/firmware.elf"):
+        said = subprocess.run(
+            [project / program], input=f"run {values}\ntest\n", capture_output=True, text=True
+        ).stdout.splitlines()
+        assert said[1] == "ok " + " ".join(values.split()[:results])
+        assert said[2].startswith("error vector 1")  # the stand-in is no network
+
+
+def test_without_the_library_the_build_says_what_it_needs(flatbuffer, tmp_path):
+    require("make", "cmake")
+    project = write_project(firmware(flatbuffer, "nucleo_f446re", "net", "tflm"), tmp_path / "net")
+
+    for command in (["make"], ["cmake", "-B", "b", "."]):
+        said = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+        assert said.returncode != 0
+        assert "this model needs TensorFlow Lite Micro" in said.stderr
+
+
+def test_an_arduino_library_for_tensorflow_lite_micro_names_its_dependency(flatbuffer):
+    files = firmware(flatbuffer, "nano33ble", "net", "tflm", golden=0)
+
+    assert "depends=Chirale_TensorFLowLite\n" in files["library.properties"]
+    assert "- Chirale_TensorFLowLite (2.0.0)" in files["examples/net_serial/sketch.yaml"]
+    assert "AddDepthwiseConv2D" in files["src/net_gen_micro_mutable_op_resolver.h"]
+
+
+def test_a_board_that_the_tflm_library_does_not_know_is_refused(flatbuffer):
+    with pytest.raises(ValueError, match=r"does not support board 'uno_r4', only nano33ble"):
+        firmware(flatbuffer, "uno_r4", "net", "tflm", golden=0)
+
+
+def test_the_generated_c_is_no_input_for_tensorflow_lite_micro():
+    with pytest.raises(ValueError, match=r"runtime='tflm' needs the flatbuffer"):
+        firmware(MODEL, "nano33ble", "tiny", "tflm")
+
+
+def test_an_unknown_runtime_is_refused(flatbuffer):
+    with pytest.raises(ValueError, match=r"runtime must be 'c' or 'tflm', got 'onnx'"):
+        firmware(flatbuffer, "nano33ble", "net", "onnx")
+
+
+def test_a_flatbuffer_is_written_as_c_first(flatbuffer):
+    require("make", "cc")
+
+    files = firmware(flatbuffer, "nucleo_g474re", "net", golden=1)
+
+    code = {name.removeprefix("model/") for name in files if name.startswith("model/")}
+    assert code == {*to_c(flatbuffer, "net"), "golden.c"}
+
+
 def test_a_board_without_a_project_is_refused_with_those_that_have_one():
     with pytest.raises(
         ValueError, match=r"no project for board 'nucleo_u575zi_q', only for: .*pico"
@@ -356,7 +439,7 @@ def test_make_flash_calls_the_tool_that_is_there(tool, arguments, tools, project
     search = os.environ["PATH"]
     monkeypatch.undo()
     require("make", "arm-none-eabi-gcc")
-    if __import__("shutil").which(tool):
+    if shutil.which(tool):
         pytest.skip(f"{tool} is installed: the stand-in would not be the only one")
     monkeypatch.setenv("PATH", f"{search}:{os.environ['PATH']}")
     tools(tool)

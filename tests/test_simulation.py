@@ -1,16 +1,22 @@
 """Building, running and reading back, on this computer and on every board QEMU stands in for."""
 
+import shutil
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
+import flatbuffer_zoo
 import numpy as np
 import pytest
 from conftest import require
 
 from kprune.boards import BOARDS
+from kprune.c.files import write_files
+from kprune.c.network import to_c
 from kprune.errors import ToolNotFoundError
+from kprune.flatbuffer import read
+from kprune.interpreters import run_tflite
 from kprune.simulation import (
     BoardFaultError,
     DoesNotFitError,
@@ -81,6 +87,35 @@ def test_hundreds_of_inputs_run_in_one_start_of_the_simulator(tiny):
     x = random_inputs(500, 6)
 
     np.testing.assert_array_equal(simulate(tiny, x, "mps2-an386").outputs, tiny_reference(x))
+
+
+NETWORKS = {
+    "plain": flatbuffer_zoo.plain_network(),
+    "depthwise": flatbuffer_zoo.depthwise_network(),
+    "residual": flatbuffer_zoo.residual_network(),
+    "dense": flatbuffer_zoo.dense_network(),
+}
+SOME_BOARDS = ["mps2-an386", "microbit", "mps3-an547"]  # DSP, neither, MVE
+
+
+@pytest.mark.parametrize(
+    "name, board",
+    [("depthwise", board) for board in QEMU_BOARDS]
+    + [(name, board) for name in ("plain", "residual", "dense") for board in SOME_BOARDS],
+)
+def test_generated_networks_give_the_bytes_of_tensorflow_lite_micro(name, board, tmp_path):
+    require("tflite_micro", *TOOLS)
+    write_files(to_c(NETWORKS[name], name="net"), tmp_path)
+    size = read_network(tmp_path).input_size
+    x = random_inputs(4, size)
+
+    result = simulate(tmp_path, x, board)
+
+    shape = read(NETWORKS[name]).tensors[read(NETWORKS[name]).inputs[0]].shape
+    expected = run_tflite(NETWORKS[name], x.reshape(-1, *shape[1:]), interpreter="tflm")
+    np.testing.assert_array_equal(result.outputs, expected.reshape(len(x), -1))
+    assert sum(result.layers.values()) == result.instructions > 1000
+    assert len(result.layers) > 1
 
 
 # Instructions, stack, flash, RAM
@@ -243,7 +278,7 @@ def test_code_that_does_not_compile_is_told_by_its_first_error(tiny, tmp_path):
 )
 def test_a_missing_tool_is_named_with_its_package(tool, package, tiny, tmp_path, monkeypatch):
     require(*TOOLS)
-    found = __import__("shutil").which
+    found = shutil.which
     monkeypatch.setattr("shutil.which", lambda name: None if name == tool else found(name))
 
     with pytest.raises(ToolNotFoundError, match=rf"needs `{tool}`.*apt install {package}\."):
