@@ -1,11 +1,11 @@
 """Every architecture down the road: what can be removed, what is held back, and do outputs stay.
 
-    python benchmarks/architectures.py [NETWORK ...]
+    python -m benchmarks.architectures [NETWORK ...]
 
 Each network, in a process of its own: build, perturb, close half of the channels at random, slim,
 compare the outputs, count, save, reload without kprune, convert to int8. The rows are written to
 `benchmarks/results/architectures.json`, and the table to `docs/architectures.md`. With names, only
-these are run and printed, and nothing is written.
+the rows of these are made anew.
 """
 
 import json
@@ -30,12 +30,14 @@ ROOT = Path(__file__).resolve().parents[1]
 JSON = ROOT / "benchmarks/results/architectures.json"
 TABLE = ROOT / "docs/architectures.md"
 
+STATISTICS = {"moving_mean", "moving_variance", "mean", "variance", "count", "seed_generator_state"}
+
 RELOAD = """
 import sys
 sys.modules["kprune"] = None  # as if it were not installed
 import keras, numpy as np
 model = keras.models.load_model("slim.keras")
-np.save("again.npy", model.predict_on_batch(np.load("x.npy")))
+np.save("again.npy", model(np.load("x.npy")))
 """
 
 HEAD = """# Architectures
@@ -43,7 +45,7 @@ HEAD = """# Architectures
 Every network below was built without trained weights; biases, BatchNorm parameters and statistics
 were moved away from their initial values; half of its channels, chosen at random, were closed; then
 it was slimmed, compared, counted, saved, loaded by a process without kprune, and converted to int8.
-Made by `python benchmarks/architectures.py` with Keras {keras} on {backend}.
+Made by `python -m benchmarks.architectures` with Keras {keras} on {backend}.
 
 * **groups**: sets of channels that are made together; in brackets those of which some can go.
 * **MACs that can go**: share of the multiply-accumulates that is not needed by the least network,
@@ -65,15 +67,17 @@ def main() -> None:
     if sys.argv[1:2] == ["--row"]:
         print(json.dumps(row(sys.argv[2])))
         return
-    names = sys.argv[1:] or NAMES
-    rows = []
-    for name in names:
-        rows.append(_in_own_process(name))
-        print(_line(rows[-1]), flush=True)
-    if not sys.argv[1:]:
-        JSON.write_text(json.dumps(rows, indent=1) + "\n")
-        head = HEAD.format(keras=keras.__version__, backend=keras.backend.backend())
-        TABLE.write_text(head + "".join(_line(r) + "\n" for r in rows))
+    rows = {r["network"]: r for r in json.loads(JSON.read_text())} if JSON.exists() else {}
+    for name in sys.argv[1:] or NAMES:
+        rows[name] = _in_own_process(name)
+        print(_line(rows[name]), flush=True)
+        _write([rows[n] for n in NAMES if n in rows])
+
+
+def _write(rows: list[dict]) -> None:
+    head = HEAD.format(keras=keras.__version__, backend=keras.backend.backend())
+    JSON.write_text(json.dumps(rows, indent=1) + "\n")
+    TABLE.write_text(head + "".join(_line(r) + "\n" for r in rows))
 
 
 def _in_own_process(name: str) -> dict:
@@ -89,14 +93,14 @@ def row(name: str) -> dict:
     model = perturb(build(name))
     x = random_inputs(model)
     masked = kprune.add_masks(model)
-    opened = _difference(model.predict_on_batch(x), masked.predict_on_batch(x))
+    opened = _difference(model(x), masked(x))
     close_at_random(masked)
     small = kprune.slim(masked)
     found = trace(model)
     cost = Cost(found)
     full = cost.total(np.ones(found.num_channels, bool))
     least = cost.total(cheapest(found, cost, full))
-    expected, outputs = masked.predict_on_batch(x), small.predict_on_batch(x)
+    expected, outputs = masked(x), small(x)
     return {
         "network": name,
         "params": full["params"],
@@ -121,23 +125,16 @@ def _stated(model: keras.Model) -> dict[str, int]:
 
 def _counted(model: keras.Model) -> int:
     """Parameters as Keras knows them: all weights but running statistics."""
-    statistics = (
-        "moving_mean",
-        "moving_variance",
-        "mean",
-        "variance",
-        "count",
-        "seed_generator_state",
-    )
-    return sum(int(np.prod(w.shape)) for w in model.weights if w.name not in statistics)
+    return sum(int(np.prod(w.shape)) for w in model.weights if w.name not in STATISTICS)
 
 
-def _difference(expected: np.ndarray, found: np.ndarray) -> float:
+def _difference(expected: object, found: object) -> float:
+    expected, found = map(keras.ops.convert_to_numpy, (expected, found))
     assert np.isfinite(expected).all() and expected.std() > 0
     return float(np.abs(expected - found).max() / np.abs(expected).max())
 
 
-def _reloaded(model: keras.Model, x: np.ndarray) -> np.ndarray:
+def _reloaded(model: keras.Model, x: object) -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder, "slim.keras"))
         np.save(Path(folder, "x.npy"), x)
@@ -179,8 +176,8 @@ def _line(r: dict) -> str:
         f"{r['groups']} ({r['prunable_groups']})",
         f"{r['removable_macs']:.1%}",
         f"{r['half_params'] / r['params']:.1%}",
-        f"{r['difference']:.0e}",
-        f"{r['reload_difference']:.0e}",
+        f"{r['difference']:.1g}",
+        f"{r['reload_difference']:.1g}",
         "equal" if r["counts"] else "DIFFER",
         f"{r['int8']:,}" if isinstance(r["int8"], int) else f"fails: {r['int8']}",
         held,
