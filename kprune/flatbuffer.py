@@ -5,10 +5,11 @@ and length, and a file may be cut short or damaged; so whatever they say is chec
 whatever they raise becomes one `FlatbufferError`.
 """
 
+import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import flatbuffers
@@ -36,6 +37,24 @@ _DTYPES: dict[str, np.dtype] = {
     "UINT64": np.dtype("uint64"),
     "BOOL": np.dtype("bool"),
     "RESOURCE": np.dtype("int32"),
+}
+
+
+# Ranks of the inputs and outputs that these operators cannot do without; 0 stands for any. Whoever
+# asks for a convolution's kernel size may then rely on there being one.
+_SIGNATURES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "AVERAGE_POOL_2D": ((4,), (4,)),
+    "CONV_2D": ((4, 4), (4,)),
+    "DEPTHWISE_CONV_2D": ((4, 4), (4,)),
+    "FULLY_CONNECTED": ((0, 2), (0,)),
+    "MAX_POOL_2D": ((4,), (4,)),
+    "MEAN": ((0, 0), (0,)),
+    "MIRROR_PAD": ((0, 2), (0,)),
+    "PAD": ((0, 2), (0,)),
+    "REDUCE_MAX": ((0, 0), (0,)),
+    "REDUCE_MIN": ((0, 0), (0,)),
+    "SUM": ((0, 0), (0,)),
+    "TRANSPOSE_CONV": ((1, 4, 4), (4,)),
 }
 
 
@@ -153,8 +172,16 @@ def read(flatbuffer: bytes) -> Network:
             f"not a TensorFlow Lite flatbuffer: bytes 4 to 8 are {flatbuffer[4:8]!r}, expected "
             f"{_IDENTIFIER!r}. Pass the content of a .tflite file."
         )
-    try:
+    with damage_reported():
         networks = _Reader(flatbuffer).networks()
+    return dataclasses.replace(networks[0], subgraphs=tuple(networks[1:]))
+
+
+@contextlib.contextmanager
+def damage_reported() -> Iterator[None]:
+    """Around whatever reads a file through the generated classes: one error for all damage."""
+    try:
+        yield
     except FlatbufferError as error:
         raise FlatbufferError(f"not a sound TensorFlow Lite flatbuffer: {error}") from None
     except Exception as error:
@@ -164,7 +191,6 @@ def read(flatbuffer: bytes) -> Network:
             "not a sound TensorFlow Lite flatbuffer: the file is damaged or cut short "
             f"({type(error).__name__}: {error})"
         ) from error
-    return dataclasses.replace(networks[0], subgraphs=tuple(networks[1:]))
 
 
 class AlignedBuffer(schema.BufferT):
@@ -180,9 +206,9 @@ class AlignedBuffer(schema.BufferT):
         return super().Pack(builder)
 
 
-def pack(model: schema.ModelT) -> bytes:
+def pack(model: schema.ModelT, builder: flatbuffers.Builder | None = None) -> bytes:
     """Write a schema object as a flatbuffer: the reverse of reading."""
-    builder = flatbuffers.Builder(1024)
+    builder = builder or flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), _IDENTIFIER)
     return bytes(builder.Output())
 
@@ -383,6 +409,7 @@ def _check_graph(network: Network) -> None:
         if not given.isdisjoint(operator.outputs):
             again = min(given & set(operator.outputs))
             raise FlatbufferError(f"{label} writes tensor {again}, which has its value already")
+        _check_signature(label, operator, tensors)
         given |= set(operator.outputs)
         known |= set(operator.outputs)
 
@@ -391,3 +418,15 @@ def _check_indices(label: str, indices: Iterable[int], num_tensors: int) -> None
     for index in indices:
         if not 0 <= index < num_tensors:
             raise FlatbufferError(f"{label} name tensor {index} of {num_tensors}")
+
+
+def _check_signature(label: str, operator: Operator, tensors: Sequence[Tensor]) -> None:
+    ends = zip(("input", "output"), (operator.inputs, operator.outputs), strict=True)
+    for (end, indices), ranks in zip(ends, _SIGNATURES.get(operator.name, ((), ())), strict=True):
+        if len(indices) < len(ranks) or -1 in indices[: len(ranks)]:
+            raise FlatbufferError(f"{label} lacks one of its {len(ranks)} {end}s")
+        for index, rank in zip(indices, ranks, strict=False):
+            if rank and len(tensors[index].shape) != rank:
+                raise FlatbufferError(
+                    f"{label} has an {end} of shape {tensors[index].shape}, expected {rank} axes"
+                )

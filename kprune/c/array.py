@@ -5,8 +5,15 @@ import hashlib
 import re
 from collections.abc import Sequence
 
+import numpy as np
+
+from kprune import arena as _arena
 from kprune import flatbuffer as _flatbuffer
+from kprune.arena import Arena
 from kprune.c.names import check_name
+from kprune.c.resolver import op_resolver
+from kprune.errors import UnsupportedOpError
+from kprune.flatbuffer import Network, Tensor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,53 +25,95 @@ class _Style:
     array: str
     length: str
     length_type: str
+    resolver: str
 
 
+_RESOLVER = "{}_gen_micro_mutable_op_resolver.h"
 _STYLES = {
     # tflite-micro's generate_cc_arrays.py
     "tflm": _Style(
-        "{}_model_data", ".cc", "g_{}_model_data", "g_{}_model_data_size", "unsigned int"
+        stem="{}_model_data",
+        source=".cc",
+        array="g_{}_model_data",
+        length="g_{}_model_data_size",
+        length_type="unsigned int",
+        resolver=_RESOLVER,
     ),
     # The Arduino examples: with the name "model", exactly their model.h and g_model
-    "arduino": _Style("{}", ".cpp", "g_{}", "g_{}_len", "int"),
+    "arduino": _Style(
+        stem="{}",
+        source=".cpp",
+        array="g_{}",
+        length="g_{}_len",
+        length_type="int",
+        resolver=_RESOLVER,
+    ),
     # xxd -i gesture.tflite
-    "xxd": _Style("{}_tflite", ".c", "{}_tflite", "{}_tflite_len", "unsigned int"),
+    "xxd": _Style(
+        stem="{}_tflite",
+        source=".c",
+        array="{}_tflite",
+        length="{}_tflite_len",
+        length_type="unsigned int",
+        resolver="",
+    ),
+}
+
+_C_TYPES = {
+    "int8": "int8_t",
+    "uint8": "uint8_t",
+    "int16": "int16_t",
+    "int32": "int32_t",
+    "float32": "float",
 }
 
 
 def to_c_array(
-    flatbuffer: bytes, name: str, style: str = "tflm", labels: Sequence[str] = ()
+    flatbuffer: bytes,
+    name: str,
+    style: str = "tflm",
+    labels: Sequence[str] = (),
+    *,
+    arena: Arena | None = None,
+    test_data: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict[str, str]:
     """Write a flatbuffer as a C array, with what a program around it needs to know.
 
-    The array is `const` and lies at a multiple of 16 bytes. The files compile as C99, C11 and
-    C++11 or later; the same arguments give the same text.
+    The array is `const` and lies at a multiple of 16 bytes. Beside it are macros for the size,
+    shape, scale and zero point of each input and output and for the arena, and a resolver with
+    exactly the operators that the network uses. The files compile as C99, C11 and C++11 or later
+    (the resolver as C++ only); the same arguments give the same text.
 
     Args:
         flatbuffer: The content of a `.tflite` file.
         name: Begins every symbol, macro and file name; a C identifier.
         style: Whose names of files and symbols: `"tflm"` (TensorFlow Lite Micro's generator),
-            `"arduino"` (the Arduino examples) or `"xxd"` (`xxd -i`).
+            `"arduino"` (the Arduino examples) or `"xxd"` (`xxd -i`; plain C, no resolver).
         labels: One text per value of the output, in order, for the macro `NAME_LABELS`.
+        arena: The RAM to reserve, as `kprune.tflm.measure_arena` measures it. By default it is
+            predicted, without running the network.
+        test_data: Inputs and the outputs that a device must give for them, as
+            `kprune.tflm.golden_vectors` makes them, for a self-check at boot.
 
     Returns:
-        Text by file name: a header and a source.
+        Text by file name: header and source, the resolver, header and source of the test data.
 
     Raises:
         FlatbufferError: `flatbuffer` is no sound TensorFlow Lite flatbuffer.
-        ValueError: `name` is no C identifier, `style` is unknown, or there are not as many
-            labels as output values.
+        UnsupportedOpError: TensorFlow Lite Micro lacks an operator of the network.
+        ValueError: `name` is no C identifier, `style` is unknown, there are not as many labels
+            as output values, or the test data do not have the network's shapes.
 
     Example:
         >>> from ai_edge_litert import schema_py_generated as schema
         >>> empty = schema.ModelT(version=3, subgraphs=[schema.SubGraphT()])
-        >>> files = to_c_array(_flatbuffer.pack(empty), name="gesture")
+        >>> files = to_c_array(_flatbuffer.pack(empty), name="gesture", style="xxd")
         >>> list(files)
-        ['gesture_model_data.h', 'gesture_model_data.cc']
-        >>> print(files["gesture_model_data.cc"])
+        ['gesture_tflite.h', 'gesture_tflite.c']
+        >>> print(files["gesture_tflite.c"])
         /* gesture: a TensorFlow Lite flatbuffer of 48 bytes, sha256
         ...
-        ALIGNED_16 const unsigned char g_gesture_model_data[48] = {
+        ALIGNED_16 const unsigned char gesture_tflite[48] = {
             0x14, 0x00, 0x00, 0x00, 0x54, 0x46, 0x4c, 0x33, 0x00, 0x00, 0x0a, 0x00,
         ...
     """
@@ -74,13 +123,24 @@ def to_c_array(
     network = _flatbuffer.read(flatbuffer)
     _check_labels(labels, network)
     names = _Style(*(field.format(name) for field in dataclasses.astuple(_STYLES[style])))
-    return {
-        f"{names.stem}.h": _header(flatbuffer, network, name, names, labels),
+    macros = [
+        *_arena_macros(name, network, arena),
+        *_tensor_macros(f"{name.upper()}_INPUT", network, network.inputs),
+        *_tensor_macros(f"{name.upper()}_OUTPUT", network, network.outputs),
+        *_label_macros(name, labels),
+    ]
+    files = {
+        f"{names.stem}.h": _header(flatbuffer, name, names, macros),
         f"{names.stem}{names.source}": _source(flatbuffer, name, names),
     }
+    if names.resolver:
+        files[names.resolver] = op_resolver(network, name)
+    if test_data:
+        files |= _test_files(name, names.source, network, *test_data)
+    return files
 
 
-def _check_labels(labels: Sequence[str], network: _flatbuffer.Network) -> None:
+def _check_labels(labels: Sequence[str], network: Network) -> None:
     if not labels:
         return
     if isinstance(labels, str):
@@ -92,38 +152,37 @@ def _check_labels(labels: Sequence[str], network: _flatbuffer.Network) -> None:
         )
 
 
-def _header(
-    flatbuffer: bytes,
-    network: _flatbuffer.Network,
-    name: str,
-    names: _Style,
-    labels: Sequence[str],
-) -> str:
-    guard = f"{names.stem.upper()}_H"
-    prefix = name.upper()
+def _header(flatbuffer: bytes, name: str, names: _Style, macros: Sequence[str]) -> str:
+    declarations = [
+        "/* At a multiple of 16 bytes. */",
+        f"extern const unsigned char {names.array}[{len(flatbuffer)}];",
+        f"extern const {names.length_type} {names.length};",
+    ]
     lines = [
         *_title(flatbuffer, name),
-        f"#ifndef {guard}",
-        f"#define {guard}",
-        "",
+        *_guarded(names.stem, [*_c_linkage(declarations), *macros]),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _guarded(stem: str, lines: Sequence[str]) -> list[str]:
+    guard = f"{stem.upper()}_H"
+    return [f"#ifndef {guard}", f"#define {guard}", "", *lines, "#endif"]
+
+
+def _c_linkage(declarations: Sequence[str]) -> list[str]:
+    return [
         "#ifdef __cplusplus",
         'extern "C" {',
         "#endif",
         "",
-        "/* At a multiple of 16 bytes. */",
-        f"extern const unsigned char {names.array}[{len(flatbuffer)}];",
-        f"extern const {names.length_type} {names.length};",
+        *declarations,
         "",
         "#ifdef __cplusplus",
         "}",
         "#endif",
         "",
-        *_tensor_macros(f"{prefix}_INPUT", network, network.inputs),
-        *_tensor_macros(f"{prefix}_OUTPUT", network, network.outputs),
-        *_label_macros(prefix, labels),
-        "#endif",
     ]
-    return "\n".join(lines) + "\n"
 
 
 def _source(flatbuffer: bytes, name: str, names: _Style) -> str:
@@ -163,7 +222,22 @@ def _byte_lines(data: bytes) -> list[str]:
     ]
 
 
-def _tensor_macros(prefix: str, network: _flatbuffer.Network, indices: Sequence[int]) -> list[str]:
+def _arena_macros(name: str, network: Network, arena: Arena | None) -> list[str]:
+    try:
+        arena = arena or _arena.arena(network)
+    except UnsupportedOpError:
+        # Control flow: only a measurement tells.
+        return []
+    return [
+        "/* RAM for tflite::MicroInterpreter on a 32-bit core, in bytes:",
+        f" * {arena.head} for activations, {arena.tail} for its records, {arena.margin} for",
+        f" * CMSIS-NN; {arena.source}. */",
+        f"#define {name.upper()}_TENSOR_ARENA_SIZE {arena.total}",
+        "",
+    ]
+
+
+def _tensor_macros(prefix: str, network: Network, indices: Sequence[int]) -> list[str]:
     lines = []
     for place, index in enumerate(indices):
         # Most networks have one input and one output, which then need no number.
@@ -172,7 +246,7 @@ def _tensor_macros(prefix: str, network: _flatbuffer.Network, indices: Sequence[
     return lines
 
 
-def _macros(prefix: str, tensor: _flatbuffer.Tensor) -> list[str]:
+def _macros(prefix: str, tensor: Tensor) -> list[str]:
     shape = tensor.shape or (1,)
     lines = [
         f"#define {prefix}_SIZE {tensor.size} /* {tensor.dtype}, {' x '.join(map(str, shape))} */",
@@ -186,16 +260,84 @@ def _macros(prefix: str, tensor: _flatbuffer.Tensor) -> list[str]:
     return [*lines, ""]
 
 
-def _label_macros(prefix: str, labels: Sequence[str]) -> list[str]:
+def _label_macros(name: str, labels: Sequence[str]) -> list[str]:
     if not labels:
         return []
+    macro = f"{name.upper()}_LABELS"
     return [
-        f"/* static const char *const labels[] = {prefix}_LABELS; */",
-        f"#define {prefix}_LABELS {{ \\",
+        f"/* static const char *const labels[] = {macro}; */",
+        f"#define {macro} {{ \\",
         *(f"    {_c_string(label)}, \\" for label in labels),
         "}",
         "",
     ]
+
+
+def _test_files(
+    name: str, suffix: str, network: Network, inputs: np.ndarray, outputs: np.ndarray
+) -> dict[str, str]:
+    stem = f"{name}_test_data"
+    source, sink = _test_tensors(network, inputs, outputs)
+    symbols = [
+        f"const {_C_TYPES[source.dtype.name]} g_{name}_test_inputs[{len(inputs)}][{source.size}]",
+        f"const {_C_TYPES[sink.dtype.name]} g_{name}_test_outputs[{len(outputs)}][{sink.size}]",
+    ]
+    title = [
+        f"/* Inputs of {name}, and the outputs that TensorFlow Lite Micro gives for them.",
+        " * Generated by kprune. Do not edit: run `kprune to-c-array` again. */",
+    ]
+    header = [
+        *title,
+        *_guarded(
+            stem,
+            [
+                "#include <stdint.h>",
+                "",
+                f"#define {name.upper()}_TEST_COUNT {len(inputs)}",
+                "",
+                *_c_linkage([f"extern {symbol};" for symbol in symbols]),
+            ],
+        ),
+    ]
+    lines = [
+        *title,
+        f'#include "{stem}.h"',
+        "",
+        *_array_lines(symbols[0], inputs),
+        "",
+        *_array_lines(symbols[1], outputs),
+    ]
+    return {f"{stem}.h": "\n".join(header) + "\n", f"{stem}{suffix}": "\n".join(lines) + "\n"}
+
+
+def _test_tensors(
+    network: Network, inputs: np.ndarray, outputs: np.ndarray
+) -> tuple[Tensor, Tensor]:
+    if len(network.inputs) != 1 or len(network.outputs) != 1:
+        raise ValueError(
+            f"test_data needs a network of one input and one output, got {len(network.inputs)} "
+            f"and {len(network.outputs)}."
+        )
+    source, sink = network.tensors[network.inputs[0]], network.tensors[network.outputs[0]]
+    for label, tensor, values in (("inputs", source, inputs), ("outputs", sink, outputs)):
+        if values.dtype != tensor.dtype or values.size != len(inputs) * tensor.size:
+            raise ValueError(
+                f"the {label} of test_data have shape {values.shape} and type {values.dtype}, "
+                f"expected {len(inputs)} times {tensor.shape} of type {tensor.dtype}."
+            )
+        if tensor.dtype.name not in _C_TYPES:
+            raise ValueError(f"test_data cannot be written for values of type {tensor.dtype}.")
+    return source, sink
+
+
+def _array_lines(symbol: str, rows: np.ndarray) -> list[str]:
+    lines = [f"{symbol} = {{"]
+    for row in rows.reshape(len(rows), -1):
+        values = [_c_float(v) if rows.dtype.kind == "f" else str(v) for v in row.tolist()]
+        lines.append("    {")
+        lines += [f"        {', '.join(values[i : i + 12])}," for i in range(0, len(values), 12)]
+        lines.append("    },")
+    return [*lines, "};"]
 
 
 def _c_float(value: float) -> str:

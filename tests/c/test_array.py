@@ -7,10 +7,13 @@ from pathlib import Path
 import flatbuffer_zoo
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from conftest import require
 
 import kprune
 from kprune import flatbuffer as kprune_flatbuffer
+from kprune import tflm
+from kprune.arena import Arena, arena
 from kprune.c.array import to_c_array
 from kprune.c.files import write_files
 
@@ -25,11 +28,20 @@ COMPILERS = {
     "cortex-m0 c99": ["arm-none-eabi-gcc", *C, "-std=c99", "-mcpu=cortex-m0", "-mthumb"],
     "cortex-m4 c++17": ["arm-none-eabi-g++", *CPP, "-std=c++17", "-mcpu=cortex-m4", "-mthumb"],
 }
+ZEROS = np.zeros((2, 144), np.int8)
 STYLES = {
     "tflm": ["gesture_model_data.h", "gesture_model_data.cc", "g_gesture_model_data"],
     "arduino": ["gesture.h", "gesture.cpp", "g_gesture"],
     "xxd": ["gesture_tflite.h", "gesture_tflite.c", "gesture_tflite"],
 }
+
+
+def two_inputs() -> bytes:
+    net = flatbuffer_zoo.Builder()
+    return net.build(net.add(net.input((1, 4)), net.input((1, 4))))
+
+
+TWO_INPUTS = two_inputs()
 
 
 def run(*command: str | Path) -> str:
@@ -51,7 +63,7 @@ def test_the_compiled_array_is_the_file_and_is_aligned(tmp_path, style, standard
 
     run(*compiler, "-c", tmp_path / source, "-o", tmp_path / "array.o")
 
-    assert list(files) == [header, source]
+    assert list(files)[:2] == [header, source]
     run(f"{tools}objcopy", "-O", "binary", "-j", ".rodata", tmp_path / "array.o", tmp_path / "raw")
     symbols = run(f"{tools}nm", tmp_path / "array.o").splitlines()
     [address] = [int(line.split()[0], 16) for line in symbols if line.endswith(f" R {array}")]
@@ -70,7 +82,7 @@ def test_a_program_sees_length_shapes_scales_and_labels(tmp_path, style, standar
     labels = ["up", 'say "hi"??/', "größe\\n", "*/", "e"]
     header, source, array = STYLES[style]
     length = f"{array}_size" if style == "tflm" else f"{array}_len"
-    write_files(to_c_array(flatbuffer, "gesture", style, labels), tmp_path)
+    write_files(to_c_array(flatbuffer, "gesture", style, labels=labels), tmp_path)
     (tmp_path / "main.c").write_text(f"""
 #include "{header}"
 #include <stdio.h>
@@ -107,7 +119,8 @@ def test_the_same_file_gives_the_same_text():
     files = to_c_array(flatbuffer, "gesture", labels=["a", "b", "c"])
 
     assert files == to_c_array(bytes(flatbuffer), "gesture", labels=["a", "b", "c"])
-    assert all(hashlib.sha256(flatbuffer).hexdigest() in text for text in files.values())
+    for stem in ("gesture_model_data.h", "gesture_model_data.cc"):
+        assert hashlib.sha256(flatbuffer).hexdigest() in files[stem]
     assert all(max(map(len, text.splitlines())) <= 100 for text in files.values())
 
 
@@ -125,9 +138,51 @@ def test_several_inputs_and_outputs_are_numbered():
 def test_the_arduino_style_named_model_is_what_the_arduino_examples_have():
     files = to_c_array(flatbuffer_zoo.dense_network(), "model", "arduino")
 
-    assert list(files) == ["model.h", "model.cpp"]
+    assert list(files)[:2] == ["model.h", "model.cpp"]
     assert "const unsigned char g_model[" in files["model.h"]
     assert "extern const int g_model_len;" in files["model.h"]
+
+
+def test_the_arena_is_predicted_unless_it_was_measured():
+    flatbuffer = flatbuffer_zoo.residual_network()
+    predicted = arena(kprune_flatbuffer.read(flatbuffer))
+    measured = Arena(head=1000, tail=500, margin=95, source="measured")
+
+    header = to_c_array(flatbuffer, "gesture")["gesture_model_data.h"]
+    other = to_c_array(flatbuffer, "gesture", arena=measured)["gesture_model_data.h"]
+
+    assert f"#define GESTURE_TENSOR_ARENA_SIZE {predicted.total}\n" in header
+    assert "planned by kprune" in header
+    assert "#define GESTURE_TENSOR_ARENA_SIZE 1600\n" in other and "measured" in other
+
+
+def test_a_network_whose_arena_cannot_be_predicted_has_no_macro_for_it():
+    model = schema.ModelT.InitFromPackedBuf(flatbuffer_zoo.dense_network(), 0)
+    model.subgraphs.append(schema.SubGraphT(tensors=[], operators=[], inputs=[], outputs=[]))
+
+    header = to_c_array(kprune_flatbuffer.pack(model), "net")["net_model_data.h"]
+
+    assert "ARENA" not in header and "NET_INPUT_SIZE" in header
+
+
+@pytest.mark.parametrize("standard", COMPILERS)
+@pytest.mark.parametrize("style", STYLES)
+def test_the_test_data_compile_and_are_what_tflite_micro_gave(tmp_path, style, standard):
+    require("tflite_micro", COMPILERS[standard][0])
+    flatbuffer = flatbuffer_zoo.plain_network()
+    inputs, outputs = test_data = tflm.golden_vectors(flatbuffer, 3)
+    files = to_c_array(flatbuffer, "gesture", style, test_data=test_data)
+    source = "gesture_test_data" + Path(STYLES[style][1]).suffix
+    write_files(files, tmp_path)
+
+    run(*COMPILERS[standard], "-c", tmp_path / source, "-o", tmp_path / "data.o")
+
+    tools = COMPILERS[standard][0].rpartition("g")[0]
+    run(f"{tools}objcopy", "-O", "binary", "-j", ".rodata", tmp_path / "data.o", tmp_path / "raw")
+    content = (tmp_path / "raw").read_bytes()
+    assert len(inputs) == 3 and inputs.std() > 10 and np.unique(outputs).size > 3
+    assert inputs.tobytes() in content and outputs.tobytes() in content
+    assert "#define GESTURE_TEST_COUNT 3" in files["gesture_test_data.h"]
 
 
 @pytest.mark.parametrize(
@@ -137,6 +192,10 @@ def test_the_arduino_style_named_model_is_what_the_arduino_examples_have():
         ({"style": "gnu"}, ValueError, "style must be one of tflm, arduino, xxd, got 'gnu'"),
         ({"labels": ["a", "b"]}, ValueError, "2 labels for 5 output values"),
         ({"labels": "abcde"}, TypeError, "labels must be a sequence of texts"),
+        ({"test_data": (ZEROS[:, :5], ZEROS)}, ValueError, "inputs of test_data have shape"),
+        ({"test_data": (ZEROS, ZEROS)}, ValueError, "outputs of test_data have shape"),
+        ({"test_data": (ZEROS.astype(float), ZEROS)}, ValueError, "expected 2 times .* int8"),
+        ({"flatbuffer": TWO_INPUTS, "test_data": (ZEROS, ZEROS)}, ValueError, "got 2 and 1"),
         ({"flatbuffer": b"ELF"}, kprune.FlatbufferError, "not a TensorFlow Lite flatbuffer"),
     ],
 )

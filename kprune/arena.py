@@ -1,0 +1,323 @@
+"""Network → the RAM that TensorFlow Lite Micro needs, without an interpreter.
+
+Its arena has two ends. The head holds the activations: `plan` lays them out as the greedy planner
+does, byte for byte. The tail holds the interpreter's records: `tail_bytes` bounds them. Both are
+pure functions of sizes and lifetimes, so a budget can ask for them thousands of times.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+from kprune.errors import UnsupportedOpError
+from kprune.flatbuffer import Network, Operator, Tensor
+
+_ALIGNMENT = 16
+
+# sizeof of the kernels' records on a 64-bit host, where pointers make them largest; kinds that
+# are not listed stay below the default. Measured, one operator each.
+_RECORD_BYTES = {
+    "ADD": 68,
+    "ADD_N": 48,
+    "AVERAGE_POOL_2D": 32,
+    "BATCH_MATMUL": 160,
+    "CONCATENATION": 80,
+    "CONV_2D": 80,
+    "DEPTHWISE_CONV_2D": 80,
+    "ELU": 256,
+    "FULLY_CONNECTED": 72,
+    "HARD_SWISH": 20,
+    "LEAKY_RELU": 24,
+    "LOGISTIC": 16,
+    "MAX_POOL_2D": 32,
+    "MEAN": 44,
+    "MUL": 44,
+    "PAD": 56,
+    "QUANTIZE": 32,
+    "RELU": 28,
+    "RELU6": 28,
+    "RESHAPE": 0,
+    "SOFTMAX": 80,
+    "SUB": 60,
+    "SUM": 44,
+    "TANH": 16,
+    "TRANSPOSE_CONV": 88,
+}
+_LARGEST_RECORD = 256
+_PER_CHANNEL = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
+
+
+@dataclasses.dataclass(frozen=True)
+class Buffer:
+    """Bytes that must be kept from step `first` to step `last`, both included.
+
+    Step 0 is before the first operator, step `i + 1` is operator `i`.
+    """
+
+    size: int
+    first: int
+    last: int
+
+    def meets(self, other: "Buffer") -> bool:
+        return self.first <= other.last and other.first <= self.last
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Where each tensor lies while it is needed.
+
+    Attributes:
+        buffers: What was placed: tensors in order of index, then scratch buffers of operators.
+        offsets: In bytes from the start of the arena, one per buffer.
+        tensors: Index of the tensor in each buffer; None for a scratch buffer.
+        peak: Bytes that the activations need; TensorFlow Lite Micro calls it the head.
+    """
+
+    buffers: tuple[Buffer, ...]
+    offsets: tuple[int, ...]
+    tensors: tuple[int | None, ...]
+    peak: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Arena:
+    """The RAM that `tflite::MicroInterpreter` needs on a 32-bit core, in bytes.
+
+    Attributes:
+        head: Activations, and scratch buffers of the reference kernels.
+        tail: The interpreter's records, never below the truth.
+        margin: What CMSIS-NN's kernels want besides.
+        source: Where `head` and `tail` come from, to be printed beside them.
+    """
+
+    head: int
+    tail: int
+    margin: int
+    source: str
+
+    @property
+    def total(self) -> int:
+        return _aligned(self.head + self.tail + self.margin)
+
+
+def arena(network: Network) -> Arena:
+    """Predict the arena of a network for TensorFlow Lite Micro on a 32-bit core.
+
+    Args:
+        network: As from `kprune.flatbuffer.read`.
+
+    Returns:
+        The parts of the arena; `total` is what a program should reserve.
+
+    Raises:
+        UnsupportedOpError: As for `plan`.
+    """
+    return Arena(
+        plan(network).peak, tail_bytes(network), cmsis_margin(network), "planned by kprune"
+    )
+
+
+def plan(network: Network) -> Plan:
+    """Lay out the activations of a network as TensorFlow Lite Micro does.
+
+    Args:
+        network: As from `kprune.flatbuffer.read`.
+
+    Returns:
+        The plan. `peak` equals the head that TensorFlow Lite Micro's recording allocator reports
+        for its reference kernels and an int8 network.
+
+    Raises:
+        UnsupportedOpError: The network has further subgraphs, whose lifetimes depend on the
+            operator that runs them.
+    """
+    return _plan(network, _reference_scratch)
+
+
+def cmsis_margin(network: Network) -> int:
+    """Bytes that CMSIS-NN on a core with DSP (M4, M7, M33) needs beyond the reference kernels.
+
+    Its scratch buffers change the head, and the operators' records grow by up to 32 bytes.
+    """
+    head = _plan(network, _cmsis_scratch).peak - _plan(network, _reference_scratch).peak
+    return max(head, 0) + 32 * len(network.operators)
+
+
+def tail_bytes(network: Network, pointer_bytes: int = 4) -> int:
+    """Bound the interpreter's records: tensors, operators, requantisation per channel.
+
+    Args:
+        network: As from `kprune.flatbuffer.read`.
+        pointer_bytes: 4 for a microcontroller; 8 for this computer, where the recording
+            allocator of the tflite-micro wheel tells the truth to compare with.
+    """
+    num_operators = len(network.operators)
+    num_ends = len(network.inputs) + len(network.outputs)
+    # Sizes of TFLite Micro's structs, in pointers: TfLiteEvalTensor 3, TfLiteTensor 8 and its
+    # quantization 4, NodeAndRegistration 8. The allocator and its graph take 70, and 3.5 for
+    # each operator.
+    pointers = 3 * len(network.tensors) + 12 * num_ends + 11.5 * num_operators + 70
+    records = sum(_record_bytes(operator, network) for operator in network.operators)
+    variables = sum(_aligned(t.num_bytes) for t in network.tensors if t.is_variable)
+    return math.ceil(pointers * pointer_bytes) + 16 * num_ends + records + variables
+
+
+def _record_bytes(operator: Operator, network: Network) -> int:
+    """What a kernel keeps: its record, then multiplier and shift of every channel."""
+    size = _aligned(_RECORD_BYTES.get(operator.name, _LARGEST_RECORD))
+    if operator.name in _PER_CHANNEL:
+        weights = network.tensors[operator.inputs[1]]
+        # A dense layer with one scale keeps it in its record; a convolution repeats it.
+        is_dense = operator.name == "FULLY_CONNECTED"
+        if not is_dense or len(weights.scale) > 1:
+            channels = weights.shape[0] if is_dense else _channels(operator, network)
+            size += 2 * _aligned(4 * channels)
+    return size + _ALIGNMENT
+
+
+def place(buffers: Sequence[Buffer]) -> list[int]:
+    """Give each buffer an offset such that no two share a byte at the same time.
+
+    The largest first, each into the lowest gap between those already placed that are alive
+    together with it.
+
+    Example:
+        >>> place([Buffer(32, 0, 1), Buffer(64, 1, 2), Buffer(32, 2, 3)])
+        [64, 0, 64]
+
+    Source:
+        tflite-micro, memory_planner/greedy_memory_planner.cc. Among equal sizes the later
+        buffer goes first there, so also here.
+    """
+    order = sorted(range(len(buffers)), key=lambda i: (-buffers[i].size, -i))
+    offsets = [0] * len(buffers)
+    placed: list[int] = []
+    for i in order:
+        neighbours = sorted((offsets[j], j) for j in placed if buffers[j].meets(buffers[i]))
+        offset = 0
+        for start, j in neighbours:
+            if start - offset >= buffers[i].size:
+                break
+            offset = max(offset, start + buffers[j].size)
+        offsets[i] = offset
+        placed.append(i)
+    return offsets
+
+
+def _plan(network: Network, scratch: "_Rule") -> Plan:
+    if network.subgraphs:
+        raise UnsupportedOpError(
+            f"plan cannot lay out a network with {len(network.subgraphs)} further subgraphs "
+            "(IF, WHILE, CALL_ONCE): only a run tells when their tensors live."
+        )
+    first, last = _lifetimes(network)
+    held = [t for t in network.tensors if _is_planned(t)]
+    tensors: list[int | None] = [t.index for t in held]
+    buffers = [
+        Buffer(_aligned(t.num_bytes), first.get(t.index, -1), last.get(t.index, -1)) for t in held
+    ]
+    for step, operator in enumerate(network.operators, 1):
+        for size in scratch(operator, network):
+            tensors.append(None)
+            buffers.append(Buffer(_aligned(size), step, step))
+    offsets = place(buffers)
+    peak = max((o + b.size for o, b in zip(offsets, buffers, strict=True)), default=0)
+    return Plan(tuple(buffers), tuple(offsets), tuple(tensors), peak)
+
+
+def _lifetimes(network: Network) -> tuple[dict[int, int], dict[int, int]]:
+    """The first and the last step at which each tensor is needed."""
+    first = dict.fromkeys(network.inputs, 0)
+    last = dict.fromkeys(network.inputs, 0)
+    for step, operator in enumerate(network.operators, 1):
+        for index in operator.outputs:
+            first.setdefault(index, step)
+        for index in (*operator.inputs, *operator.outputs):
+            last[index] = step
+    for index in network.outputs:
+        last[index] = len(network.operators)
+    return first, last
+
+
+def _is_planned(tensor: Tensor) -> bool:
+    # Constants stay in flash; variables have memory of their own, outside the plan.
+    return tensor.data is None and not tensor.is_variable and tensor.num_bytes > 0
+
+
+_Rule = Callable[[Operator, Network], list[int]]
+
+
+def _reference_scratch(operator: Operator, network: Network) -> list[int]:
+    """Bytes of each buffer that the reference kernel wants besides inputs and outputs."""
+    rule = _REFERENCE_SCRATCH.get(operator.name)
+    return rule(operator, network) if rule else []
+
+
+def _cmsis_scratch(operator: Operator, network: Network) -> list[int]:
+    rule = _CMSIS_SCRATCH.get(operator.name)
+    return rule(operator, network) if rule else _reference_scratch(operator, network)
+
+
+def _axes_scratch(operator: Operator, network: Network) -> list[int]:
+    source, axes = (network.tensors[i] for i in operator.inputs[:2])
+    return [4 * len(source.shape), 4 * axes.size]
+
+
+def _sums_scratch(operator: Operator, network: Network) -> list[int]:
+    return [4 * network.tensors[operator.outputs[0]].size]
+
+
+def _mean_scratch(operator: Operator, network: Network) -> list[int]:
+    return _axes_scratch(operator, network) + _sums_scratch(operator, network)
+
+
+def _mirror_scratch(operator: Operator, network: Network) -> list[int]:
+    return [4 * len(network.tensors[operator.inputs[0]].shape)] * 2
+
+
+def _pointers_scratch(operator: Operator, network: Network) -> list[int]:
+    return [8 * len(operator.inputs)]
+
+
+def _convolution_scratch(operator: Operator, network: Network) -> list[int]:
+    # Two patches as int16; a 1x1 kernel reads the input where it lies.
+    _, height, width, channels = network.tensors[operator.inputs[1]].shape
+    return [] if height == width == 1 else [4 * height * width * channels]
+
+
+def _depthwise_scratch(operator: Operator, network: Network) -> list[int]:
+    # The kernels for 3x3 and for a channel multiplier need none.
+    source, weights = (network.tensors[i] for i in operator.inputs[:2])
+    if weights.shape[1:3] == (3, 3) or weights.shape[-1] != source.shape[-1]:
+        return []
+    return [2 * weights.size]
+
+
+def _channels_scratch(operator: Operator, network: Network) -> list[int]:
+    return [4 * _channels(operator, network)]
+
+
+def _channels(operator: Operator, network: Network) -> int:
+    return network.tensors[operator.outputs[0]].shape[-1]
+
+
+_REFERENCE_SCRATCH: dict[str, _Rule] = {
+    "ADD_N": _pointers_scratch,
+    "MEAN": _mean_scratch,
+    "MIRROR_PAD": _mirror_scratch,
+    "REDUCE_MAX": _axes_scratch,
+    "REDUCE_MIN": _axes_scratch,
+    "SUM": _mean_scratch,
+    "TRANSPOSE_CONV": _sums_scratch,
+}
+
+# arm_..._get_buffer_size of CMSIS-NN, for cores with DSP instructions.
+_CMSIS_SCRATCH: dict[str, _Rule] = {
+    "AVERAGE_POOL_2D": _channels_scratch,
+    "CONV_2D": _convolution_scratch,
+    "DEPTHWISE_CONV_2D": _depthwise_scratch,
+}
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT

@@ -1,0 +1,323 @@
+"""Bytes → a project that flashes: the network, the program around it, and what builds both."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+import kprune
+from kprune.boards import BOARDS, Board, board as find_board
+from kprune.errors import ToolNotFoundError
+from kprune.simulation import microcontroller, read_network, simulate
+
+# Where each Arduino core comes from, pinned, so that the sketch builds the same next year.
+_CORES = {
+    "arduino:mbed_nano": "4.6.0",
+    "arduino:mbed_portenta": "4.6.0",
+    "arduino:mbed_giga": "4.6.0",
+    "arduino:mbed_nicla": "4.6.0",
+    "arduino:renesas_uno": "1.3.2",
+    "arduino:renesas_portenta": "1.3.2",
+    "arduino:esp32": "2.0.18-arduino.5",
+    "rp2040:rp2040": "4.4.0",
+}
+_CORE_INDEX = {
+    "rp2040:rp2040": "https://github.com/earlephilhower/arduino-pico/releases/download/global/"
+    "package_rp2040_index.json",
+}
+
+
+def firmware(
+    network: bytes | Mapping[str, str],
+    board: str,
+    name: str,
+    runtime: Literal["c"] = "c",
+    golden: int = 3,
+) -> dict[str, str]:
+    """Write a complete project for a board: build, flash, type `test`, see the answers.
+
+    Arduino boards get a library with a sketch in `examples/` and its `sketch.yaml`; STM32 boards
+    a project for arm-none-eabi-gcc with a Makefile and a CMakeLists.txt. Both speak the line
+    protocol of `microcontroller/app/protocol.h` over the serial port.
+
+    Args:
+        network: The content of a `.tflite` file, or what `to_c` made of it.
+        board: A board with a project; the error for any other one lists them.
+        name: A C identifier: begins every symbol, and names the library.
+        runtime: "c": the code that `to_c` writes.
+        golden: How many golden vectors to put in: inputs whose outputs this computer has
+            computed, which the board is to reproduce bit for bit. They cost their outputs in
+            flash. 0: none, and no C compiler is needed here.
+
+    Returns:
+        Text by path inside the project, for `write_project`.
+
+    Raises:
+        ValueError: kprune writes no project for the board.
+        ToolNotFoundError: `golden` is not 0, and there is no C compiler.
+    """
+    target = find_board(board)
+    if target.program not in ("arduino", "bare-metal"):
+        able = ", ".join(b.name for b in BOARDS.values() if b.program in ("arduino", "bare-metal"))
+        raise ValueError(f"kprune writes no project for board {board!r}, only for: {able}.")
+    model = dict(network) if isinstance(network, Mapping) else kprune.to_c(network, name=name)
+    if golden:
+        model["golden.c"] = golden_vectors(model, golden)
+    make = _arduino_library if target.program == "arduino" else _stm32_project
+    return make(model, target, name)
+
+
+# Golden vectors
+
+
+def golden_vectors(model: Mapping[str, str], count: int, seed: int = 2463534242) -> str:
+    """Run `count` made-up inputs on this computer and write the outputs down as C.
+
+    Args:
+        model: What `to_c` gave.
+        count: Number of vectors, at least 1.
+        seed: Of the first one, 1 to 2^32 - 1; the others follow it.
+
+    Returns:
+        The text of `golden.c`, for `microcontroller/app/golden.h`.
+    """
+    with tempfile.TemporaryDirectory(prefix="kprune-") as folder:
+        for file, text in model.items():
+            Path(folder, file).write_text(text, "utf-8")
+        size = read_network(folder).input_size
+        # Far apart: neighbouring seeds begin with the same values.
+        seeds = [(seed + i * 0x9E3779B9) % (1 << 32) or 1 for i in range(count)]
+        inputs = np.stack([random_input(s, size) for s in seeds])
+        outputs = simulate(folder, inputs).outputs
+    return _golden_text(seeds, outputs)
+
+
+def random_input(seed: int, size: int) -> NDArray[np.int8]:
+    """The input that the board makes of a seed: the top bytes of a xorshift32 sequence.
+
+    Example:
+        >>> random_input(1, 4)
+        array([  0,   4, -99,  18], dtype=int8)
+
+    Source:
+        Marsaglia, Xorshift RNGs, Journal of Statistical Software 8 (14), 2003.
+    """
+    values = np.empty(size, np.uint8)
+    state = seed
+    for i in range(size):
+        state ^= state << 13 & 0xFFFFFFFF
+        state ^= state >> 17
+        state ^= state << 5 & 0xFFFFFFFF
+        values[i] = state >> 24
+    return values.view(np.int8)
+
+
+def _golden_text(seeds: list[int], outputs: NDArray[np.int8]) -> str:
+    rows = [
+        "    " + " ".join(f"{value}," for value in row[i : i + 16])
+        for row in outputs.tolist()
+        for i in range(0, len(row), 16)
+    ]
+    lines = [
+        "/* Golden vectors: what the network gave on the computer that wrote this project. */",
+        '#include "golden.h"',
+        "",
+        f"const size_t golden_count = {len(seeds)};",
+        f"const uint32_t golden_seeds[{len(seeds)}] = {{ {', '.join(f'{s}u' for s in seeds)} }};",
+        f"const int8_t golden_outputs[{outputs.size}] = {{",
+        *rows,
+        "};",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+# Projects
+
+_APP = ("network.h", "port.h", "protocol.h", "protocol.c", "stack.h", "stack.c", "golden.h")
+
+
+def _arduino_library(model: Mapping[str, str], board: Board, name: str) -> dict[str, str]:
+    app = {file: _source("app", file) for file in _APP}
+    app["network.c"] = _filled("app/network.c.in", name, board)
+    app["protocol.c"] = app["protocol.c"].replace(
+        '#define BOARD_NAME "unknown"', f'#define BOARD_NAME "{board.name}"'
+    )
+    app["port_arduino.cpp"] = _source("arduino", "port_arduino.cpp")
+    app["golden.c"] = model.get("golden.c") or _source("app", "no_golden.c")
+    sketch = f"examples/{name}_serial"
+    return {
+        "README.md": _filled("arduino/README.md.in", name, board),
+        "library.properties": _filled("arduino/library.properties.in", name, board),
+        f"{sketch}/{name}_serial.ino": _filled("arduino/serial.ino.in", name, board),
+        f"{sketch}/sketch.yaml": _sketch_yaml(board),
+        **{f"src/{file}": text for file, text in model.items() if file != "golden.c"},
+        **{f"src/kprune/{file}": text for file, text in app.items()},
+    }
+
+
+def _sketch_yaml(board: Board) -> str:
+    assert board.fqbn is not None
+    core = ":".join(board.fqbn.split(":")[:2])
+    lines = [
+        f"default_profile: {board.name}",
+        "profiles:",
+        f"  {board.name}:",
+        f"    fqbn: {board.fqbn}",
+        "    platforms:",
+        f"      - platform: {core} ({_CORES[core]})",
+    ]
+    if core in _CORE_INDEX:
+        lines.append(f"        platform_index_url: {_CORE_INDEX[core]}")
+    lines += ["    libraries:", "      - dir: ../.."]
+    return "\n".join(lines) + "\n"
+
+
+def _stm32_project(model: Mapping[str, str], board: Board, name: str) -> dict[str, str]:
+    tree = microcontroller()
+    app = sorted(path.name for path in (tree / "app").iterdir())
+    own = sorted(path.name for path in (tree / "boards" / board.name).iterdir())
+    return {
+        "README.md": _filled("stm32/README.md.in", name, board),
+        "Makefile": _for_board(_source(".", "Makefile"), "BOARD ?= host", board),
+        "CMakeLists.txt": _for_board(_source(".", "CMakeLists.txt"), "set(BOARD host", board),
+        **{f"app/{file}": _source("app", file) for file in app},
+        **{f"boards/common/{file}": _source("boards/common", file) for file in _shared(board)},
+        **{f"boards/{board.name}/{file}": _source(f"boards/{board.name}", file) for file in own},
+        **{f"model/{file}": text for file, text in model.items()},
+    }
+
+
+def _shared(board: Board) -> list[str]:
+    """The files of `boards/common/` that a board is built from, headers included."""
+    text = _source(f"boards/{board.name}", "board.mk")
+    sources = re.findall(r"\bcommon/(\w+\.c)\b", text)
+    texts = [_source("boards/common", source) for source in sources]
+    texts.append(_source(f"boards/{board.name}", "port.c"))
+    headers = sorted(path.name for path in (microcontroller() / "boards/common").glob("*.h"))
+    used = [header for header in headers if any(f'"{header}"' in text for text in texts)]
+    return [*sources, *used, "sections.ld"]
+
+
+def _for_board(text: str, default: str, board: Board) -> str:
+    return text.replace(default, default.replace("host", board.name), 1)
+
+
+def _source(folder: str, file: str) -> str:
+    return (microcontroller() / folder / file).read_text("utf-8")
+
+
+def _filled(template: str, name: str, board: Board) -> str:
+    words = {"name": name, "NAME": name.upper(), "board": board.name, "title": board.title}
+    text = (microcontroller() / template).read_text("utf-8")
+    return re.sub(r"@(\w+)@", lambda word: words[word[1]], text)
+
+
+def write_project(files: Mapping[str, str], folder: str | Path) -> Path:
+    """Write a project whole: into a new folder beside the final one, then rename it.
+
+    Args:
+        files: Text by path inside the project.
+        folder: Where to; must not exist yet, or be empty.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: There is something in the folder already.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(
+            f"{str(folder)!r} is not empty, and a project is written whole: "
+            "choose another folder, or delete this one first."
+        )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".kprune-") as scratch:
+        project = Path(scratch, "project")
+        for name, text in files.items():
+            path = project / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, "utf-8")
+        os.replace(project, folder)
+    return folder
+
+
+# Flashing
+
+
+def flash(folder: str | Path, port: str | None = None) -> str:
+    """Build a project that `firmware` wrote and put it on the board that is plugged in.
+
+    Args:
+        folder: The project.
+        port: Serial port of an Arduino board, such as "/dev/ttyACM0"; `arduino-cli board list`
+            shows it. An STM32 board is found by itself.
+
+    Returns:
+        What the tools said.
+
+    Raises:
+        ValueError: The folder is no project, or an Arduino board needs `port`.
+        ToolNotFoundError: No tool that can flash the board is installed.
+        RuntimeError: The build, or the tool, failed; the message has its last words.
+    """
+    folder = Path(folder)
+    sketches = sorted(folder.glob("examples/*/sketch.yaml"))
+    if sketches:
+        commands = _arduino_commands(sketches[0].parent, port)
+    elif (folder / "Makefile").is_file() and (folder / "boards").is_dir():
+        commands = _stm32_commands(folder)
+    else:
+        raise ValueError(
+            f"{str(folder)!r} is no firmware project: write one with "
+            f"`kprune firmware model.tflite --board nucleo_f446re -o {folder}`."
+        )
+    return "".join(_run(command) for command in commands)
+
+
+def _arduino_commands(sketch: Path, port: str | None) -> list[list[str]]:
+    tool = shutil.which("arduino-cli")
+    if tool is None:
+        raise ToolNotFoundError(
+            "flashing an Arduino board needs `arduino-cli` 1.3 or later, which is not on PATH. "
+            "Get it from https://arduino.github.io/arduino-cli, or open the folder in the Arduino "
+            "IDE as its README.md says."
+        )
+    if port is None:
+        raise ValueError("which port? Pass one that `arduino-cli board list` shows.")
+    upload = [tool, "upload", "--port", port, str(sketch)]
+    return [[tool, "compile", str(sketch)], upload]
+
+
+def _stm32_commands(folder: Path) -> list[list[str]]:
+    for tool in ("make", "arm-none-eabi-gcc"):
+        if shutil.which(tool) is None:
+            raise ToolNotFoundError(
+                f"flashing needs `{tool}`, which is not on PATH. "
+                "On Debian: apt install make gcc-arm-none-eabi libnewlib-arm-none-eabi."
+            )
+    if not (shutil.which("st-flash") or shutil.which("openocd")):
+        raise ToolNotFoundError(
+            "flashing an STM32 board needs `st-flash` or `openocd`, and neither is on PATH. "
+            "On Debian: apt install stlink-tools, or apt install openocd."
+        )
+    return [["make", "-C", str(folder)], ["make", "-C", str(folder), "flash"]]
+
+
+def _run(command: list[str]) -> str:
+    result = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    )
+    if result.returncode != 0:
+        last = "\n".join(result.stdout.strip().splitlines()[-5:])
+        raise RuntimeError(f"`{' '.join(command)}` failed:\n{last}")
+    return result.stdout

@@ -1,0 +1,138 @@
+"""What only TensorFlow Lite Micro itself can tell, as the tflite-micro wheel runs it here."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+
+import numpy as np
+
+from kprune import arena as _arena
+from kprune import flatbuffer as _flatbuffer
+from kprune.arena import Arena
+from kprune.errors import ToolNotFoundError, UnsupportedOpError
+from kprune.flatbuffer import Network
+from kprune.interpreters import quantize, run_tflite
+
+_MAX_ARENA_BYTES = 2**28
+_TIMEOUT_S = 120
+
+# The interpreter trusts the file, and one that is damaged where only it looks may end the process:
+# so it has a process of its own. The allocator prints to file descriptor 2.
+_PROGRAM = """
+import sys
+from tflite_micro.python.tflite_micro import runtime
+
+content = sys.stdin.buffer.read()
+runtime.Interpreter.from_bytes(content, arena_size=int(sys.argv[1])).print_allocations()
+"""
+
+# Structs made of pointers and words, which are half as large on a 32-bit core.
+_HALVED = ("TfLiteEvalTensor data", "Persistent TfLiteTensor data", "NodeAndRegistration struct")
+
+
+def measure_arena(flatbuffer: bytes) -> Arena:
+    """Measure the arena with TensorFlow Lite Micro's recording allocator.
+
+    Activations take the same bytes on every machine. The interpreter's records are restated for
+    a 32-bit core: structs of pointers count half, all else as measured on this computer, so the
+    result is never below the truth.
+
+    Args:
+        flatbuffer: The content of a `.tflite` file.
+
+    Returns:
+        The parts of the arena; `total` is what a program should reserve.
+
+    Raises:
+        FlatbufferError: `flatbuffer` is no sound TensorFlow Lite flatbuffer.
+        ToolNotFoundError: The tflite-micro wheel is not installed.
+        UnsupportedOpError: TensorFlow Lite Micro cannot run the network; the message has its
+            reason.
+    """
+    network = _flatbuffer.read(flatbuffer)
+    recorded = record_allocations(flatbuffer)
+    halved = sum(recorded[kind] for kind in _HALVED)
+    return Arena(
+        head=recorded["head"],
+        tail=recorded["tail"] - halved // 2,
+        margin=_arena.cmsis_margin(network),
+        source="measured with TensorFlow Lite Micro's recording allocator",
+    )
+
+
+def golden_vectors(
+    flatbuffer: bytes, count: int, x: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Make the `test_data` of `to_c_array`: inputs, and the outputs that a device must give.
+
+    Args:
+        flatbuffer: The content of a `.tflite` file with one input and one output.
+        count: How many, at least 1.
+        x: Samples, of which the first `count` are taken; float values are quantised. By default
+            the inputs are pseudo-random over the whole range, the same every time.
+
+    Returns:
+        Inputs and outputs, `(count, ...)` each, in the types of the network.
+
+    Raises:
+        ValueError: `count` is not between 1 and the number of samples.
+        FlatbufferError, ToolNotFoundError: As `run_tflite`, which also says what else is wrong.
+    """
+    network = _flatbuffer.read(flatbuffer)
+    source = network.tensors[network.inputs[0]] if network.inputs else None
+    if x is None and source is not None:
+        limits = np.iinfo(source.dtype)
+        shape = (max(count, 0), *source.shape[1:])
+        x = np.random.default_rng(0).integers(limits.min, limits.max, shape, endpoint=True)
+        x = x.astype(source.dtype)
+    x = np.asarray(x)
+    if not 1 <= count <= len(x):
+        raise ValueError(f"count must be between 1 and the {len(x)} samples, got {count}.")
+    inputs = x[:count]
+    if source is not None and inputs.dtype.kind == "f":
+        inputs = quantize(inputs, source)
+    return inputs, run_tflite(flatbuffer, inputs, "tflm")
+
+
+def record_allocations(flatbuffer: bytes) -> dict[str, int]:
+    """Bytes of the arena on this computer: `"total"`, `"head"`, `"tail"`, each kind of record.
+
+    Raises:
+        FlatbufferError, ToolNotFoundError, UnsupportedOpError: As `measure_arena`.
+    """
+    network = _flatbuffer.read(flatbuffer)
+    if importlib.util.find_spec("tflite_micro") is None:
+        raise ToolNotFoundError(
+            "measuring the arena needs the tflite-micro wheel, which is not installed. "
+            "To get it: pip install 'kprune[tflm]'."
+        )
+    try:
+        result = subprocess.run(
+            [sys.executable, "-c", _PROGRAM, str(_room_bytes(network))],
+            input=flatbuffer,
+            capture_output=True,
+            timeout=_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        raise UnsupportedOpError(
+            f"TensorFlow Lite Micro did not prepare this network within {_TIMEOUT_S} seconds."
+        ) from None
+    text = result.stderr.decode(errors="replace")
+    if result.returncode:
+        raise UnsupportedOpError(f"TensorFlow Lite Micro cannot run this network: {_reason(text)}")
+    ends = re.findall(r"Arena allocation (\w+) (\d+) bytes", text)
+    kinds = re.findall(r"'(.*?)' used (\d+) bytes", text)
+    return {kind: int(size) for kind, size in (*ends, *kinds)}
+
+
+def _room_bytes(network: Network) -> int:
+    """An arena with room enough: every activation at once, and ample records."""
+    activations = sum(t.num_bytes + 16 for t in network.tensors if t.data is None)
+    records = _arena.tail_bytes(network, pointer_bytes=8)
+    return min(8 * activations + 2 * records + 2**20, _MAX_ARENA_BYTES)
+
+
+def _reason(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[0] if lines else "it ended without a message."

@@ -1,0 +1,3 @@
+# This computer: the serial line is stdin and stdout.
+TOOLS   =
+SOURCES = host/port.c

@@ -1,0 +1,31 @@
+/* Arm MPS3 with FPGA image AN547: Cortex-M55 at 32 MHz.
+ * Serial line: UART0. In QEMU: machine mps3-an547, first -serial. */
+#include "port.h"
+
+#include "cmsdk_uart.h"
+#include "cortex_m.h"
+
+#define UART0 ((struct cmsdk_uart *)0x49303000)
+#define UART_HZ 25000000u
+#define CORE_MHZ 32u
+
+void port_init(void)
+{
+    cmsdk_uart_init(UART0, UART_HZ);
+    cycles_start();
+}
+
+int port_getc(void)
+{
+    return cmsdk_uart_getc(UART0);
+}
+
+void port_putc(char c)
+{
+    cmsdk_uart_putc(UART0, c);
+}
+
+uint32_t port_micros(void)
+{
+    return cycles_micros(CORE_MHZ);
+}

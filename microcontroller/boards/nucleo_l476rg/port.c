@@ -1,0 +1,48 @@
+/* NUCLEO-L476RG: STM32L476RG at 80 MHz.
+ * Serial line: USART2, transmit PA2, receive PA3: the USB cable of the on-board ST-LINK. */
+#include "port.h"
+
+#include "stm32.h"
+
+#define RCC_AHB2ENR REG32(0x4002104C)
+#define RCC_APB1ENR1 REG32(0x40021058)
+#define GPIOA ((struct stm32_gpio *)0x48000000)
+#define USART2 ((struct stm32_usart_v2 *)0x40004400)
+
+static const struct stm32l4_plan plan = {
+    .m = 1,
+    .n = 10,
+    .wait_states = 4,
+    .reset_hz = 4000000,
+    .boost = 0,
+};
+
+static uint32_t core_mhz;
+
+void port_init(void)
+{
+    struct stm32_clocks clocks = stm32l4_clock_init(&plan);
+
+    core_mhz = clocks.core / 1000000u;
+    RCC_AHB2ENR |= 1u << 0;   /* GPIOA */
+    RCC_APB1ENR1 |= 1u << 17; /* USART2 */
+    stm32_pin_function(GPIOA, 2, 7);
+    stm32_pin_function(GPIOA, 3, 7);
+    stm32_usart_v2_init(USART2, clocks.apb1);
+    cycles_start();
+}
+
+int port_getc(void)
+{
+    return stm32_usart_v2_getc(USART2);
+}
+
+void port_putc(char c)
+{
+    stm32_usart_v2_putc(USART2, c);
+}
+
+uint32_t port_micros(void)
+{
+    return cycles_micros(core_mhz);
+}

@@ -1,0 +1,188 @@
+"""The plan of the arena against TensorFlow Lite Micro's recording allocator."""
+
+import dataclasses
+import itertools
+import os
+import re
+import tempfile
+
+import flatbuffer_zoo
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from conftest import require
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kprune import arena, flatbuffer
+from kprune.arena import Buffer, place
+from kprune.errors import UnsupportedOpError
+from kprune.tflm import measure_arena
+
+BUFFERS = st.builds(
+    lambda size, first, length: Buffer(16 * size, first, first + length),
+    st.integers(1, 64),
+    st.integers(0, 12),
+    st.integers(0, 12),
+)
+
+
+@given(st.lists(BUFFERS, max_size=24))
+def test_no_two_buffers_share_a_byte_at_the_same_time(buffers):
+    offsets = place(buffers)
+
+    for (a, x), (b, y) in itertools.combinations(zip(buffers, offsets, strict=True), 2):
+        assert not a.meets(b) or x + a.size <= y or y + b.size <= x
+
+
+@given(st.lists(BUFFERS, min_size=1, max_size=24))
+def test_the_peak_is_at_least_what_is_alive_at_once_and_at_most_everything(buffers):
+    peak = max(o + b.size for o, b in zip(place(buffers), buffers, strict=True))
+    alive = [sum(b.size for b in buffers if b.first <= step <= b.last) for step in range(25)]
+
+    assert max(alive) <= peak <= sum(b.size for b in buffers)
+
+
+def recorded(content: bytes) -> tuple[int, int]:
+    """Head and tail on this computer, without the cost of a process for each network."""
+    from tflite_micro.python.tflite_micro import runtime
+
+    interpreter = runtime.Interpreter.from_bytes(content, arena_size=2**22)
+    with tempfile.TemporaryFile() as file:
+        saved = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            interpreter.print_allocations()
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+        file.seek(0)
+        text = file.read().decode()
+    ends = dict(re.findall(r"Arena allocation (head|tail) (\d+)", text))
+    return int(ends["head"]), int(ends["tail"])
+
+
+def reduction(net, name):
+    x = net.input((1, 3, 2, 300))
+    y = net.like(x, (1, 300))
+    options = schema.ReducerOptionsT()
+    net.operator(name, [x, net.int32(1, 2)], [y], options, version=2)
+    return y
+
+
+def transposed_convolution(net):
+    x = net.input((1, 4, 4, 3))
+    y = net.fresh((1, 8, 8, 5))
+    _, weights, biases = net._weights(x, (5, 3, 3, 3), 0, True, True)
+    options = schema.TransposeConvOptionsT(padding=0, strideW=2, strideH=2)
+    inputs = [net.int32(1, 8, 8, 5), weights, x, biases]
+    net.operator("TRANSPOSE_CONV", inputs, [y], options, version=3)
+    return y
+
+
+def mirrored(net):
+    x = net.input((1, 7, 5, 3))
+    paddings = np.array([[0, 0], [1, 1], [1, 1], [0, 0]], np.int32)
+    amounts = net.tensor((4, 2), None, dtype=schema.TensorType.INT32, data=paddings)
+    y = net.like(x, (1, 9, 7, 3))
+    net.operator("MIRROR_PAD", [x, amounts], [y], schema.MirrorPadOptionsT(), version=2)
+    return y
+
+
+def summed(net):
+    xs = [net.input((1, 7, 5, 3), 0.02, 0) for _ in range(5)]
+    y = net.like(xs[0])
+    net.operator("ADD_N", xs, [y], schema.AddNOptionsT())
+    return y
+
+
+def unused_input(net):
+    net.input((1, 500))
+    return net.relu(net.input((1, 20)))
+
+
+def unused_tensor(net):
+    net.tensor((1, 500))
+    return net.relu(net.input((1, 20)))
+
+
+def input_that_is_an_output(net):
+    x = net.input((1, 30))
+    return x, net.relu(net.relu(x))
+
+
+OPERATORS = {
+    "MEAN": lambda net: net.mean(net.input((1, 7, 5, 33))),
+    "MEAN over one axis": lambda net: net.mean(net.input((1, 7, 5, 33)), (1,)),
+    "SUM": lambda net: reduction(net, "SUM"),
+    "REDUCE_MAX": lambda net: reduction(net, "REDUCE_MAX"),
+    "REDUCE_MIN": lambda net: reduction(net, "REDUCE_MIN"),
+    "TRANSPOSE_CONV": transposed_convolution,
+    "MIRROR_PAD": mirrored,
+    "ADD_N": summed,
+    "SOFTMAX": lambda net: net.softmax(net.input((1, 300))),
+    "LOGISTIC": lambda net: net.logistic(net.input((1, 300))),
+    "TANH": lambda net: net.tanh(net.input((1, 300))),
+    "RESHAPE": lambda net: net.reshape(net.input((1, 10, 30)), (1, 300)),
+    "QUANTIZE": lambda net: net.quantize(net.input((1, 300)), 0.1, 2),
+    "MUL": lambda net: net.mul(net.input((1, 6, 6, 3)), net.input((1, 1, 1, 3))),
+    "SUB": lambda net: net.sub(net.input((1, 6, 6, 3)), net.input((1, 6, 6, 3))),
+    "per tensor": lambda net: net.conv2d(net.input((1, 6, 6, 3)), 9, per_channel=False),
+    "dense per channel": lambda net: net.dense(net.input((1, 20)), 7, per_channel=True),
+    "unused input": unused_input,
+    "unused tensor": unused_tensor,
+    "input that is an output": input_that_is_an_output,
+}
+
+
+@pytest.mark.parametrize("build", OPERATORS.values(), ids=OPERATORS)
+def test_one_operator_alone_takes_what_the_recording_allocator_reports(build):
+    require("tflite_micro")
+    net = flatbuffer_zoo.Builder()
+    outputs = build(net)
+    content = net.build(*(outputs if isinstance(outputs, tuple) else [outputs]))
+    network = flatbuffer.read(content)
+    head, tail = recorded(content)
+
+    assert arena.plan(network).peak == head
+    assert 0 <= arena.tail_bytes(network, pointer_bytes=8) - tail <= 400
+
+
+@given(st.integers(0, 2**31), st.integers(1, 24))
+@settings(max_examples=100, deadline=None)
+def test_random_networks_take_what_the_recording_allocator_reports(seed, depth):
+    require("tflite_micro")
+    content = flatbuffer_zoo.random_network(seed, depth)
+    network = flatbuffer.read(content)
+    head, tail = recorded(content)
+
+    assert arena.plan(network).peak == head
+    assert 0 <= arena.tail_bytes(network, pointer_bytes=8) - tail <= 200 + 50 * depth
+
+
+def test_a_measured_arena_has_the_same_head_and_a_tail_for_32_bits():
+    require("tflite_micro")
+    content = flatbuffer_zoo.residual_network()
+    predicted = arena.arena(flatbuffer.read(content))
+    measured = measure_arena(content)
+    _, tail = recorded(content)
+
+    assert (measured.head, measured.margin) == (predicted.head, predicted.margin)
+    assert tail / 2 < measured.tail < tail
+    assert predicted.total % 16 == 0
+    assert "recording allocator" in measured.source and "kprune" in predicted.source
+
+
+def test_the_margin_holds_the_scratch_buffers_of_cmsis_nn():
+    net = flatbuffer_zoo.Builder()
+    content = net.build(net.conv2d(net.input((1, 8, 8, 16)), 16, kernel=5))
+
+    # Two patches of 5 x 5 x 16 as int16, and 32 bytes for the one operator.
+    assert arena.cmsis_margin(flatbuffer.read(content)) == 2 * 5 * 5 * 16 * 2 + 32
+
+
+def test_further_subgraphs_are_refused():
+    network = flatbuffer.read(flatbuffer_zoo.dense_network())
+
+    with pytest.raises(UnsupportedOpError, match="1 further subgraphs"):
+        arena.plan(dataclasses.replace(network, subgraphs=(network,)))
