@@ -81,9 +81,7 @@ _FUSING = {*OUTPUT_AXES, layers.Add, layers.Subtract, layers.Multiply}
 _BATCH = 32
 
 
-def quantize_aware(
-    model: keras.Model, representative_data: object, method: str = "native"
-) -> Any:
+def quantize_aware(model: keras.Model, representative_data: object, method: str = "native") -> Any:
     """Make a model that rounds as its int8 network will, to be trained for a few epochs.
 
     `compile` and `fit` the result as any Keras model, on any backend, with a small learning rate;
