@@ -20,7 +20,12 @@ MIN_SAMPLES = 8
 MAX_ELEMENTS = 1000
 
 
-def read_samples(inputs: object, data: object, min_samples: int = MIN_SAMPLES) -> list[np.ndarray]:
+def read_samples(
+    inputs: object,
+    data: object,
+    min_samples: int = MIN_SAMPLES,
+    label: str = "representative_data",
+) -> list[np.ndarray]:
     """Bring representative data into one form, and check them.
 
     Args:
@@ -30,7 +35,8 @@ def read_samples(inputs: object, data: object, min_samples: int = MIN_SAMPLES) -
             that returns one, whose elements are samples or batches: an array, a list of arrays
             with one per input, a dict by name, or a pair `(x, y)` as in `fit`, of which `y` is
             left out. Of a dataset or generator at most the first 1000 elements are taken.
-        min_samples: How few samples are refused.
+        min_samples: Fewer samples than this are refused.
+        label: What the caller calls the data.
 
     Returns:
         For each input its samples, in the input's type, shape `(samples, ...)`.
@@ -47,15 +53,13 @@ def read_samples(inputs: object, data: object, min_samples: int = MIN_SAMPLES) -
     """
     placeholders = tree.flatten(inputs)
     if isinstance(data, np.ndarray) or _is_structure(data) or hasattr(data, "__array__"):
-        given = [np.asarray(part) for part in _parts(data, placeholders)]
+        given = [np.asarray(part) for part in _parts(data, placeholders, label)]
     else:
-        given = _from_stream(_stream(data), placeholders)
-    arrays = [_check(t, a, min_samples) for t, a in zip(placeholders, given, strict=True)]
+        given = _from_stream(_stream(data, label), placeholders, label)
+    arrays = [_check(t, a, min_samples, label) for t, a in zip(placeholders, given, strict=True)]
     if len({len(a) for a in arrays}) > 1:
         counts = ", ".join(str(len(a)) for a in arrays)
-        raise ValueError(
-            f"representative_data must have equally many samples for each input; got {counts}."
-        )
+        raise ValueError(f"{label} must have equally many samples for each input; got {counts}.")
     return arrays
 
 
@@ -63,32 +67,34 @@ def _is_structure(data: object) -> bool:
     return isinstance(data, Mapping | Sequence) and not isinstance(data, str | bytes)
 
 
-def _stream(data: Any) -> Iterable[object]:
+def _stream(data: Any, label: str) -> Iterable[object]:
     if callable(data) and not isinstance(data, Iterable):
         data = data()
     if not isinstance(data, Iterable) or isinstance(data, str | bytes):
         raise TypeError(
-            "representative_data must be an array, a list or dict of arrays, a tf.data.Dataset, or "
+            f"{label} must be an array, a list or dict of arrays, a tf.data.Dataset, or "
             f"a generator or a function that returns one; got {type(data).__name__}."
         )
     return data
 
 
-def _from_stream(elements: Iterable[object], inputs: list[keras.KerasTensor]) -> list[np.ndarray]:
+def _from_stream(
+    elements: Iterable[object], inputs: list[keras.KerasTensor], label: str
+) -> list[np.ndarray]:
     columns: list[list[np.ndarray]] = [[] for _ in inputs]
     for element in islice(elements, MAX_ELEMENTS):
-        parts = _parts(_without_targets(element, inputs), inputs)
+        parts = _parts(_without_targets(element, inputs), inputs, label)
         for column, tensor, part in zip(columns, inputs, parts, strict=True):
             value = np.asarray(part)
             # A sample comes alone or in a batch; the number of axes tells.
             column.append(value if value.ndim == len(tensor.shape) else value[np.newaxis])
     if not columns[0]:
         hint = " It was used up before: pass a function." if inspect.isgenerator(elements) else ""
-        raise ValueError(f"representative_data is empty: it gives no sample.{hint}")
+        raise ValueError(f"{label} is empty: it gives no sample.{hint}")
     try:
         return [np.concatenate(column) for column in columns]
     except ValueError as error:
-        raise ValueError(f"The samples of representative_data differ in shape: {error}") from None
+        raise ValueError(f"The samples of {label} differ in shape: {error}") from None
 
 
 def _without_targets(element: object, inputs: list[keras.KerasTensor]) -> object:
@@ -99,27 +105,29 @@ def _without_targets(element: object, inputs: list[keras.KerasTensor]) -> object
     return element[0] if is_x else element
 
 
-def _parts(data: object, inputs: list[keras.KerasTensor]) -> list[object]:
+def _parts(data: object, inputs: list[keras.KerasTensor], label: str) -> list[object]:
     """One value per input."""
     if isinstance(data, Mapping):
         names = [t.name for t in inputs]
         if set(data) != set(names):
             raise ValueError(
-                f"representative_data must have the names of the inputs {sorted(names)} as keys, "
+                f"{label} must have the names of the inputs {sorted(names)} as keys, "
                 f"got {sorted(map(str, data))}."
             )
         return [data[name] for name in names]
     parts = list(data) if isinstance(data, list | tuple) else [data]
     if len(parts) != len(inputs):
         raise ValueError(
-            f"representative_data must be one array for each of the {len(inputs)} inputs, in "
+            f"{label} must be one array for each of the {len(inputs)} inputs, in "
             f"their order; got {len(parts)}."
         )
     return parts
 
 
-def _check(tensor: keras.KerasTensor, given: np.ndarray, min_samples: int) -> np.ndarray:
-    label = f"representative_data for input {tensor.name!r}"
+def _check(
+    tensor: keras.KerasTensor, given: np.ndarray, min_samples: int, label: str
+) -> np.ndarray:
+    label = f"{label} for input {tensor.name!r}"
     expected = tuple(tensor.shape[1:])
     shapes_agree = given.ndim == len(expected) + 1 and all(
         e in (None, g) for e, g in zip(expected, given.shape[1:], strict=True)
@@ -131,6 +139,8 @@ def _check(tensor: keras.KerasTensor, given: np.ndarray, min_samples: int) -> np
         )
     if given.dtype.kind not in "biuf":
         raise ValueError(f"{label} must be real numbers, got dtype {given.dtype}.")
+    if len(given) == 0:
+        raise ValueError(f"{label} is empty.")
     if len(given) < min_samples:
         raise ValueError(
             f"{label} has {len(given)} samples, too few to find the ranges of the activations: "

@@ -18,6 +18,7 @@ from kprune.fakequant import FakeQuant, FakeQuantWeights
 from kprune.folding import FUSED, OUTPUT_AXES, PARTED, fold, readers
 from kprune.graph import Call, Graph, read_graph, rebuild, unique
 from kprune.layers import ChannelMask
+from kprune.tfmot import TfmotModel
 
 # Layers whose outputs are values of their inputs (or zeros), in the scale of the input.
 _MOVES = {
@@ -288,13 +289,7 @@ def _check_layers(graph: Graph) -> None:
             )
 
 
-def _tfmot(graph: Graph, samples: list[np.ndarray]) -> Any:
-    from kprune.tfmot import TfmotModel
-
-    return TfmotModel(graph, samples)
-
-
 _METHODS: dict[str, Callable[[Graph, list[np.ndarray]], Any]] = {
     "native": _native,
-    "tfmot": _tfmot,
+    "tfmot": TfmotModel,
 }

@@ -19,6 +19,7 @@ from kprune.flatbuffer import Network, read
 from kprune.graph import Call, Graph, copy_layers, copy_model, read_graph, rebuild
 from kprune.quantization import check_unmasked
 from kprune.quiet import quiet
+from kprune.tfmot import TfmotModel
 
 FORMATS = ("int8", "int16x8", "float")
 
@@ -64,8 +65,10 @@ def to_tflite(model: Any, representative_data: object = None, format: str = "int
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}.")
-    if hasattr(model, "to_flatbuffer"):  # From tensorflow-model-optimization, see kprune.tfmot.
-        return model.to_flatbuffer(format)
+    if isinstance(model, TfmotModel):
+        flatbuffer = model.to_flatbuffer(format)
+        check_operators(model.graph, read(flatbuffer), format)
+        return flatbuffer
     graph = read_graph(model)
     check_unmasked(graph)
     _check_weights(graph)
