@@ -1,5 +1,6 @@
-/* Runs many small networks on a simulated core and compares their outputs with those of
- * TensorFlow Lite Micro. `cases.h` is written by test_kp_nn.py. Prints through semihosting. */
+/* Runs many small networks and compares their outputs with those of TensorFlow Lite Micro: on a
+ * simulated core, where it prints through semihosting, or on this computer. test_kp_nn.py writes
+ * `cases.h`. */
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,6 +37,7 @@ int main(void)
     exit(failures != 0);
 }
 
+#ifdef __arm__
 extern uint32_t stack_top[];
 extern void _start(void);
 
@@ -55,3 +57,4 @@ static void fault(void)
 __attribute__((section(".vectors"), used)) static void (*const vectors[])(void) = {
     (void (*)(void))stack_top, reset, fault, fault, fault, fault, fault, fault,
 };
+#endif

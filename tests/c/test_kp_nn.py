@@ -90,10 +90,11 @@ def test_kernels_of_a_core_give_the_bytes_of_tflite_micro(core, cases, tmp_path)
     link = ["--specs=rdimon.specs", f"-T{HERE / 'bare_metal.ld'}", place, f"-I{cases}"]
     run([*gcc, *WARNINGS, "-c", *sorted(cases.glob("*.c"))], tmp_path)
     run([*gcc, *link, HERE / "bare_metal.c", *objects, "-o", "test.elf"], tmp_path)
+    qemu = ["qemu-system-arm", "-M", machine, "-kernel", tmp_path / "test.elf", "-nographic"]
+    quiet = ["-monitor", "none", "-serial", "none"]
+    semihosting = ["-semihosting-config", "enable=on,target=native"]
     result = subprocess.run(
-        ["qemu-system-arm", "-M", machine, "-kernel", tmp_path / "test.elf", "-nographic"]
-        + ["-monitor", "none", "-serial", "none"]
-        + ["-semihosting-config", "enable=on,target=native"],
+        [*qemu, *quiet, *semihosting],
         capture_output=True,
         text=True,
         timeout=120,
@@ -104,6 +105,15 @@ def test_kernels_of_a_core_give_the_bytes_of_tflite_micro(core, cases, tmp_path)
 
     assert result.returncode == 0, report
     assert " 0 differ" in report
+
+
+def test_plain_kernels_pass_the_sanitizers(cases, tmp_path):
+    """On this computer, with every overflow and every stray address caught."""
+    require("gcc")
+    checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1"]
+    sources = [HERE / "bare_metal.c", *cases.glob("*.c")]
+    run(["gcc", *checks, f"-I{cases}", *sources, "-o", "test"], tmp_path)
+    run([tmp_path / "test"], tmp_path)
 
 
 def test_networks_of_the_cases_are_not_all_alike(cases):

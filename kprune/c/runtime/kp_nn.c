@@ -1,17 +1,29 @@
-/* The operators of kp_nn.h. What differs between instruction sets is in one header each. */
+/* The operators of kp_nn.h. The inner loops of those that take the time are in headers, one for
+ * each operator and instruction set. */
 #include "kp_nn.h"
 
 #include <string.h>
 
 #include "kp_nn_arithmetic.h"
 
-#if defined(__ARM_FEATURE_DSP) && __ARM_FEATURE_DSP
-#include "kp_nn_dsp.h"
+#if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1)
+#include "kp_nn_bytes_mve.h"
+#include "kp_nn_conv2d_mve.h"
+#include "kp_nn_dense_mve.h"
+#include "kp_nn_depthwise_mve.h"
+#elif defined(__ARM_FEATURE_DSP) && __ARM_FEATURE_DSP
+#include "kp_nn_bytes_dsp.h"
+#include "kp_nn_conv2d_dsp.h"
+#include "kp_nn_dense_dsp.h"
+#include "kp_nn_depthwise_dsp.h"
 #else
-#include "kp_nn_plain.h"
+#include "kp_nn_bytes_plain.h"
+#include "kp_nn_conv2d_plain.h"
+#include "kp_nn_dense_plain.h"
+#include "kp_nn_depthwise_plain.h"
 #endif
 
-/* --- Depthwise convolution --------------------------------------------------------------------- */
+/* --- Depthwise convolution -------------------------------------------------------------------- */
 
 void kp_depthwise_conv2d(const kp_window *window, const kp_rescale *rescale, const int8_t *weights,
                          const int8_t *input, int8_t *output, int8_t *scratch)
@@ -30,10 +42,10 @@ void kp_depthwise_conv2d(const kp_window *window, const kp_rescale *rescale, con
         depthwise_channel(window, rescale, c, weights + c * taps, &rows, input + c / multiplier,
                           output + c);
     }
-    KEEP_WITHIN(rescale, output, window->out_height * window->out_width * window->out_channels);
+    keep_within(rescale, output, window->out_height * window->out_width * window->out_channels);
 }
 
-/* --- Transposed convolution -------------------------------------------------------------------- */
+/* --- Transposed convolution ------------------------------------------------------------------- */
 
 /* Output position `out` gets input i through kernel position k if i * stride + k = out + pad.
  * Returns i, or -1 if there is none. */
@@ -83,7 +95,7 @@ void kp_transpose_conv2d(const kp_window *window, const kp_rescale *rescale, con
     }
 }
 
-/* --- Pooling and reductions -------------------------------------------------------------------- */
+/* --- Pooling and reductions ------------------------------------------------------------------- */
 
 /* The part of a window that lies inside the input. */
 typedef struct {
@@ -170,7 +182,7 @@ void kp_mean(const kp_mean_shape *shape, const int8_t *input, int8_t *output)
     }
 }
 
-/* --- Softmax ----------------------------------------------------------------------------------- */
+/* --- Softmax ---------------------------------------------------------------------------------- */
 
 /* a * b in Q0.31 or in Q2.29, as the numbers are. */
 static int32_t fixed_multiply(int32_t a, int32_t b)
@@ -234,7 +246,7 @@ void kp_softmax(const int32_t *exponentials, int32_t count, int32_t rows, int32_
     }
 }
 
-/* --- Element by element ------------------------------------------------------------------------ */
+/* --- Element by element ----------------------------------------------------------------------- */
 
 void kp_lookup(const int8_t table[256], int32_t size, const int8_t *input, int8_t *output)
 {
@@ -366,7 +378,7 @@ void kp_prelu(const kp_pairs *pairs, const kp_prelu_scales *scales, const int8_t
     for_each_pair(pairs, prelu_pair, &local, input, alpha, output);
 }
 
-/* --- Moving bytes ------------------------------------------------------------------------------ */
+/* --- Moving bytes ----------------------------------------------------------------------------- */
 
 void kp_copy(const kp_block *block, const int8_t *from, int8_t *to)
 {
@@ -402,7 +414,7 @@ void kp_resize_nearest(const uint16_t *rows, const uint16_t *columns, const kp_w
     }
 }
 
-/* --- To and from float ------------------------------------------------------------------------- */
+/* --- To and from float ------------------------------------------------------------------------ */
 
 void kp_quantize(float scale, int32_t zero, int32_t size, const float *input, int8_t *output)
 {

@@ -57,7 +57,7 @@ static inline int32_t scale_short(int32_t value, int32_t multiplier, int32_t shi
     return (value + half + ((value >> 31) & negative)) >> shift;
 }
 
-/* --- The end of every sum of products ---------------------------------------------------------- */
+/* --- The end of every sum of products --------------------------------------------------------- */
 
 static inline int32_t channel_bias(const kp_channel *channel)
 {
@@ -85,7 +85,7 @@ static inline int8_t finish(const kp_rescale *rescale, int32_t c, int32_t sum)
     return (int8_t)clamp(value + rescale->output_zero, rescale->lowest, rescale->highest);
 }
 
-/* --- Where things are -------------------------------------------------------------------------- */
+/* --- Where things are ------------------------------------------------------------------------- */
 
 /* The pixel at (y, x), or NULL outside the input. */
 static inline const int8_t *pixel_at(const kp_window *window, const int8_t *input, int32_t y,
