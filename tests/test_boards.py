@@ -7,7 +7,7 @@ import pytest
 from conftest import require
 
 from kprune.boards import BOARDS, KIB, board
-from kprune.simulation import build, microcontroller, part_sizes, read_network
+from kprune.building import build, microcontroller, part_sizes, read_network
 
 BARE_METAL = [
     b for b in BOARDS.values() if (microcontroller() / "boards" / b.name / "link.ld").is_file()

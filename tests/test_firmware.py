@@ -14,11 +14,11 @@ import pytest
 from conftest import require
 
 from kprune.boards import BOARDS
+from kprune.building import build, microcontroller, read_network
 from kprune.c.network import to_c
 from kprune.errors import ToolNotFoundError
 from kprune.firmware import firmware, flash, golden_vectors, random_input, write_project
 from kprune.flatbuffer import read
-from kprune.simulation import build, microcontroller, read_network
 
 TINY = Path(__file__).parent / "firmware" / "tiny"
 MODEL = {path.name: path.read_text() for path in sorted(TINY.iterdir())}

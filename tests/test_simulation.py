@@ -12,20 +12,14 @@ import pytest
 from conftest import require
 
 from kprune.boards import BOARDS
+from kprune.building import DoesNotFitError, build, microcontroller, read_network
 from kprune.c.files import write_files
 from kprune.c.network import to_c
+from kprune.conversation import BoardFaultError
 from kprune.errors import ToolNotFoundError
 from kprune.flatbuffer import read
 from kprune.interpreters import run_tflite
-from kprune.simulation import (
-    BoardFaultError,
-    DoesNotFitError,
-    build,
-    microcontroller,
-    quantize,
-    read_network,
-    simulate,
-)
+from kprune.simulation import quantize, simulate
 
 QEMU_BOARDS = [b.name for b in BOARDS.values() if b.qemu]
 TOOLS = ("make", "arm-none-eabi-gcc", "qemu-system-arm")
