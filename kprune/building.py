@@ -124,7 +124,7 @@ def build(network: NetworkFiles, board: Board, folder: Path) -> Path:
     require_tool("cc" if board.program == "host" else "arm-none-eabi-gcc", purpose)
     # make cannot name a folder with a space in it, and the user's may have one.
     model = folder / "source"
-    model.mkdir(exist_ok=True)
+    model.mkdir(parents=True, exist_ok=True)
     for path in network.folder.glob("*.[ch]"):
         shutil.copy(path, model)
     command = [make, "-s", "-j2", f"--directory={microcontroller()}"]
