@@ -13,5 +13,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 @wrapt.when_imported("keras")
 def _register_layers(_: object) -> None:
-    # Keras can only load a masked `.keras` file when the layers in it are registered.
+    # Keras can only load a `.keras` file when the layers in it are registered.
+    import kprune.fakequant
     import kprune.layers  # noqa: F401

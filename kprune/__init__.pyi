@@ -16,8 +16,10 @@ from .callbacks import PruneCallback as PruneCallback
 from .callbacks import Schedule as Schedule
 from .slimming import slim as slim
 from .report import summary as summary
+from .quantization import quantize_aware as quantize_aware
 from .tflite import to_tflite as to_tflite
 from .interpreters import run_tflite as run_tflite
+from .validation import validate as validate
 from .repacking import repack as repack
 from .inspection import inspect as inspect
 from .c.array import to_c_array as to_c_array

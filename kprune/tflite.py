@@ -1,37 +1,61 @@
-"""Keras model → int8 flatbuffer."""
+"""Keras model → flatbuffer."""
 
+import re
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
+from keras import tree
 
-from kprune.graph import copy_model, read_graph
-from kprune.layers import ChannelMask
+from kprune.c.resolver import has_operator
+from kprune.calibration import read_samples
+from kprune.child import run_in_child
+from kprune.errors import UnsupportedOpError
+from kprune.fakequant import FakeQuant, FakeQuantWeights
+from kprune.flatbuffer import Network, read
+from kprune.graph import Call, Graph, copy_layers, copy_model, read_graph, rebuild
+from kprune.quantization import check_unmasked
 from kprune.quiet import quiet
+from kprune.tfmot import TfmotModel
 
-# Fewer samples than this leave the ranges of the activations to chance.
-MIN_SAMPLES = 8
+FORMATS = ("int8", "int16x8", "float")
+
+# Appended to the name of each layer with its number, so that the names of tensors lead back to it.
+_MARK = "-kp"
 
 
-def to_tflite(model: keras.Model, representative_data: object) -> bytes:
-    """Convert a model to a full-integer flatbuffer: int8 in, int8 out, int8 in between.
+def to_tflite(model: Any, representative_data: object = None, format: str = "int8") -> bytes:
+    """Convert a model to a flatbuffer of integers: int8 in, int8 out, int8 in between.
 
     Weights are quantised per output channel, activations by the ranges they take on the
-    representative data. The batch size is fixed to 1, as a microcontroller runs it.
+    representative data; for a model from `quantize_aware`, by the ranges that were trained. The
+    batch size is fixed to 1, as a microcontroller runs it, and every operator is one that
+    TensorFlow Lite Micro has.
 
     Args:
-        model: A Sequential or functional model of plain layers, from `slim`.
+        model: A Sequential or functional model of plain layers, from `slim`, or a trained model
+            from `quantize_aware`. If Keras does not run on TensorFlow here, the conversion runs in
+            a process of its own.
         representative_data: Inputs like those the network will see, some 100 of them: an array
-            of shape `(samples, ...)`, or for several inputs a list of arrays in their order.
+            of shape `(samples, ...)`; for several inputs a list of arrays in their order, or a
+            dict of arrays by name; a `tf.data.Dataset`; or a generator of samples or batches, or a
+            function that returns one. Elements `(x, y)` are read as in `fit`. Not needed for
+            format "float".
+        format: "int8"; "int16x8", with 16-bit activations, closer to float and slower; or "float".
 
     Returns:
         The content of a `.tflite` file.
 
     Raises:
-        ValueError: `model` still has masks, or the representative data are too few, not finite,
-            or of another shape than the inputs; or the converter refuses a layer.
+        ValueError: `model` still has masks, has weights that are not finite or an input with open
+            dimensions; the representative data are too few, not finite, of another shape or type
+            than the inputs, or all the same; or the converter refuses a layer.
+        UnsupportedOpError: TensorFlow Lite Micro lacks an operator that a layer became, or has it
+            in float only; the message names the layers.
         TypeError, UnsupportedLayerError: As `add_masks`.
-        RuntimeError: Keras does not run on TensorFlow, which the converter is a part of.
 
     Example:
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
@@ -39,70 +63,186 @@ def to_tflite(model: keras.Model, representative_data: object) -> bytes:
         >>> to_tflite(model, representative_data=x)[4:8]
         b'TFL3'
     """
-    if keras.backend.backend() != "tensorflow":
-        raise RuntimeError(
-            f"Converting needs Keras on TensorFlow, and this process runs it on "
-            f"{keras.backend.backend()}. Save the model, then: kprune to-tflite MODEL.keras"
-        )
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}.")
+    if isinstance(model, TfmotModel):
+        flatbuffer = model.to_flatbuffer(format)
+        check_operators(model.graph, read(flatbuffer), format)
+        return flatbuffer
     graph = read_graph(model)
-    if any(isinstance(layer, ChannelMask) for layer in graph.layers):
+    check_unmasked(graph)
+    _check_weights(graph)
+    _check_shapes(graph)
+    if representative_data is None and format != "float":
         raise ValueError(
-            f"Model {model.name!r} still has masks, and closed channels would take their full "
-            "room. Convert kprune.slim(model)."
+            f"to_tflite needs representative_data to find the ranges of the activations for "
+            f"{format}: some 100 inputs, from the training data."
         )
-    arrays = _check_data(keras.tree.flatten(graph.inputs), representative_data)
-    # With an open batch size the converter adds operators that find it out.
-    return _convert(copy_model(graph, batch_size=1), arrays)
+    samples = [] if format == "float" else read_samples(graph.inputs, representative_data)
+    flatbuffer = convert(graph, samples, format)
+    check_operators(graph, read(flatbuffer), format)
+    return flatbuffer
 
 
-def _convert(model: keras.Model, arrays: list[np.ndarray]) -> bytes:
+def convert(graph: Graph, samples: list[np.ndarray], format: str) -> bytes:
+    """The converter's own flatbuffer, with tensor names that `layer_names` can read.
+
+    Args:
+        graph: A checked model without masks.
+        samples: One array per input; none for format "float".
+        format: One of `FORMATS`.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return _convert_in_child(graph, samples, format)
     import tensorflow as tf
 
-    def samples() -> Iterator[list[np.ndarray]]:
-        for sample in zip(*arrays, strict=True):
+    def batches() -> Iterator[list[np.ndarray]]:
+        for sample in zip(*samples, strict=True):
             yield [value[np.newaxis] for value in sample]
 
+    model = _plain_model(graph, is_rounded=format == "int8")
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    converter.representative_dataset = samples
-    # Only integer operators: what has none fails here and not on the board.
-    converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-    converter.inference_input_type = converter.inference_output_type = tf.int8
+    if format != "float":
+        ops = tf.lite.OpsSet
+        only_16x8 = ops.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+        int8 = format == "int8"
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = batches
+        # Only integer operators: what has none fails here and not on the board.
+        converter.target_spec.supported_ops = [ops.TFLITE_BUILTINS_INT8 if int8 else only_16x8]
+        converter.inference_input_type = tf.int8 if int8 else tf.int16
+        converter.inference_output_type = converter.inference_input_type
     with quiet() as said:
         try:
             return converter.convert()
         except Exception as error:  # The converter raises bare Exception, among others.
+            text = f"{error}\n{said()}"
+            names = ", ".join(map(repr, _named(graph, text))) or "a layer that it does not name"
             raise ValueError(
-                f"TensorFlow cannot convert {model.name!r} to int8: {error}\n{said()}"
+                f"TensorFlow cannot convert {graph.name!r} to {format}, because of {names}. "
+                f"It says: {_without_marks(str(error))}"
             ) from error
 
 
-def _check_data(inputs: list[keras.KerasTensor], data: object) -> list[np.ndarray]:
-    """The representative data as one float32 array per input."""
-    given = data if isinstance(data, list | tuple) else [data]
-    if len(given) != len(inputs):
-        raise ValueError(
-            f"representative_data must be one array for each of the {len(inputs)} inputs, in "
-            f"their order; got {len(given)}."
+def layer_names(graph: Graph, network: Network) -> dict[int, str]:
+    """Index of a tensor that an operator computes -> the layer that it belongs to.
+
+    Where the converter has merged layers, it is the first of them: the convolution, not the ReLU
+    behind it.
+
+    Args:
+        graph: The model that was converted.
+        network: What `convert` made of it, read.
+    """
+    makers = {id(t): t.name for t in tree.flatten(graph.inputs)}
+    for call in graph.calls:
+        is_fake = isinstance(call.operation, FakeQuant)
+        name = makers[id(call.inputs[0])] if is_fake else call.operation.name
+        makers.update((id(t), name) for t in call.outputs)
+    ends = [makers[id(t)] for t in tree.flatten(graph.outputs)]
+    # The converter calls the outputs by names of its own.
+    found = dict(zip(network.outputs, ends, strict=True))
+    for operator in network.operators:
+        for index in operator.outputs:
+            names = _named(graph, network.tensors[index].name)
+            if names:
+                found[index] = names[0]
+    return found
+
+
+def check_operators(graph: Graph, network: Network, format: str) -> None:
+    """Refuse operators that TensorFlow Lite Micro lacks, naming the layers they come from."""
+    names = layer_names(graph, network)
+    refused = []
+    for operator in network.operators:
+        tensor = network.tensors[operator.outputs[0]]
+        layer = names.get(tensor.index, "an unnamed part of the model")
+        if not has_operator(operator.options.get("custom_code") or operator.name):
+            refused.append(f"layer {layer!r} became {operator.name}")
+        elif format != "float" and tensor.dtype == np.float32:
+            refused.append(f"layer {layer!r} became {operator.name} in float")
+    if refused:
+        raise UnsupportedOpError(
+            "TensorFlow Lite Micro has no operator for parts of this network: "
+            f"{'; '.join(dict.fromkeys(refused))}. Replace these layers."
         )
-    arrays = [np.asarray(a, dtype="float32") for a in given]
-    for tensor, array in zip(inputs, arrays, strict=True):
-        expected = tuple(tensor.shape[1:])
-        if array.shape[1:] != expected or array.ndim != len(expected) + 1:
+
+
+def _plain_model(graph: Graph, is_rounded: bool) -> keras.Model:
+    """The model as the converter reads it: batch size 1, plain kernels, marked names.
+
+    The converter rounds a kernel that is rounded already to the very same integers, so of a
+    quantisation-aware model only the ranges of the activations need operations.
+    """
+    copies = copy_layers(graph)
+    for number, layer in enumerate(graph.layers):
+        if isinstance(layer, FakeQuantWeights):
+            copies[id(layer)] = copies[id(layer)].layer
+        copies[id(layer)].name = f"{layer.name}{_MARK}{number}"
+
+    def call(step: Call, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(step.operation, FakeQuant) and not is_rounded:
+            return args[0]
+        return copies[id(step.operation)](*args, **kwargs)
+
+    # With an open batch size the converter adds operators that find it out.
+    model = rebuild(graph, call, batch_size=1)
+    for layer in graph.layers:
+        if isinstance(layer, FakeQuantWeights):
+            copies[id(layer)].set_weights(layer.plain_weights(is_rounded))
+        elif copies[id(layer)].built:
+            copies[id(layer)].set_weights(layer.get_weights())
+    return model
+
+
+def _named(graph: Graph, text: str) -> list[str]:
+    """The layers whose marks are in a text, in the order of the graph."""
+    numbers = {int(n) for n in re.findall(rf"{_MARK}(\d+)", text)}
+    marked = [layer for n, layer in enumerate(graph.layers) if n in numbers]
+    return [layer.name for layer in marked if not isinstance(layer, FakeQuant)]
+
+
+def _without_marks(text: str) -> str:
+    return re.sub(rf"{_MARK}\d+", "", text)
+
+
+def _check_weights(graph: Graph) -> None:
+    bad = [
+        f"{variable.name!r} of layer {layer.name!r}"
+        for layer in graph.layers
+        for variable, value in zip(layer.weights, layer.get_weights(), strict=True)
+        if not np.isfinite(value).all()
+    ]
+    if bad:
+        raise ValueError(
+            f"Model {graph.name!r} has weights that are NaN or infinite: {', '.join(bad)}. "
+            "Training has diverged: take an earlier checkpoint, or a lower learning rate."
+        )
+
+
+def _check_shapes(graph: Graph) -> None:
+    for tensor in tree.flatten(graph.inputs):
+        if None in tensor.shape[1:]:
             raise ValueError(
-                f"representative_data for input {tensor.name!r} must have shape "
-                f"(samples, {', '.join(map(str, expected))}), got {array.shape}."
+                f"Input {tensor.name!r} has shape {tuple(tensor.shape)} with open dimensions; "
+                "memory on a microcontroller is planned ahead. Build the model on an Input of "
+                "fixed shape."
             )
-        if len(array) < MIN_SAMPLES:
-            raise ValueError(
-                f"representative_data has {len(array)} samples, too few to find the ranges of the "
-                f"activations: give at least {MIN_SAMPLES}, better 100, from the training data."
-            )
-        if not np.isfinite(array).all():
-            raise ValueError(
-                f"representative_data for input {tensor.name!r} contains NaN or infinity, which "
-                "would make every range useless. Remove those samples."
-            )
-    if len({len(a) for a in arrays}) > 1:
-        raise ValueError("representative_data must have equally many samples for each input.")
-    return arrays
+
+
+def _convert_in_child(graph: Graph, samples: list[np.ndarray], format: str) -> bytes:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        copy_model(graph).save(folder / "model.keras")
+        np.savez(folder / "samples.npz", *samples)
+        (folder / "format").write_text(format)
+        run_in_child(__name__, "_convert_folder", folder, KERAS_BACKEND="tensorflow")
+        return (folder / "model.tflite").read_bytes()
+
+
+def _convert_folder(folder: Path) -> None:
+    model = keras.models.load_model(folder / "model.keras", compile=False)
+    with np.load(folder / "samples.npz") as archive:
+        samples = [archive[name] for name in archive.files]
+    flatbuffer = convert(read_graph(model), samples, (folder / "format").read_text())
+    (folder / "model.tflite").write_bytes(flatbuffer)

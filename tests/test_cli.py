@@ -9,10 +9,13 @@ import flatbuffer_zoo as zoo
 import keras
 import numpy as np
 import pytest
+from conftest import require
 
-from kprune import add_masks, close_channels
+from kprune import add_masks, close_channels, run_tflite
 from kprune.cli import COMMANDS, main
 from kprune.demo import digits_network
+from kprune.flatbuffer import read
+from kprune.interpreters import dequantize
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +46,46 @@ def test_the_road_in_commands(folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert found["layers"][0] == {"name": "stem", "channels": 22, "params": 198, "macs": 12672}
     assert found["groups"][0]["reason"] == "input of the model"
     assert written["bytes"] == flatbuffer.stat().st_size
-    assert [Path(p).name for p in written["files"]] == [p.name for p in sorted(c.iterdir())][::-1]
+    assert sorted(written["files"]) == sorted(str(path) for path in c.iterdir())
     assert keras.models.load_model(slim).get_layer("stem").filters == 22
+
+
+def test_a_flatbuffer_to_a_simulated_board_in_commands(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    require("gcc", "make")
+    net, small, c = folder / "net.tflite", folder / "small.tflite", folder / "c"
+    size = read(net.read_bytes()).tensors[0].size
+    x = np.random.default_rng(0).integers(-128, 128, (3, size)).astype(np.int8)
+    np.save(folder / "bytes.npy", x)
+
+    found = run(capsys, "inspect", net, "--plot", folder / "arena.png")
+    packed = run(capsys, "repack", net, "-o", small)
+    run(capsys, "to-c", small, "--name", "net", "-o", c)
+    run(capsys, "simulate", c, "--data", folder / "bytes.npy", "-o", folder / "scores.npy")
+
+    assert found["file_bytes"] == packed["bytes_before"] > packed["bytes_after"]
+    assert (folder / "arena.png").read_bytes().startswith(b"\x89PNG")
+    expected = run_tflite(small.read_bytes(), dequantised(x, net), interpreter="tflm")
+    np.testing.assert_allclose(np.load(folder / "scores.npy"), expected.reshape(3, -1), rtol=1e-6)
+
+
+def dequantised(x: np.ndarray, path: Path) -> np.ndarray:
+    network = read(path.read_bytes())
+    source = network.tensors[network.inputs[0]]
+    return dequantize(x.reshape(-1, *source.shape[1:]), source)
+
+
+def test_boards_and_projects_in_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    require("gcc", "make")
+    boards = run(capsys, "boards", "uno_r4")
+    written = run(
+        capsys, "firmware", folder / "net.tflite", "--board", "nucleo_f446re", "-o", folder / "fw"
+    )
+
+    assert boards["uno_r4"]["ram_bytes"] == 32768
+    assert "Makefile" in written["files"]
+    assert all((folder / "fw" / file).is_file() for file in written["files"])
 
 
 @pytest.mark.parametrize("word", COMMANDS)
@@ -67,6 +108,11 @@ def test_every_command_explains_itself(word: str, capsys: pytest.CaptureFixture[
         ("to-c-array masked.keras -o c", "not a TensorFlow Lite flatbuffer"),
         ("to-c-array net.tflite --name 2fast -o c", "'2fast'"),
         ("to-c-array net.tflite -o x.npy", "it is a file"),
+        ("repack masked.keras -o small.tflite", "not a TensorFlow Lite flatbuffer"),
+        ("boards uno_r5", "Did you mean"),
+        ("simulate . --data x.npy", "there is none"),
+        ("firmware net.tflite --board host -o fw2", "kprune writes no project for board 'host'"),
+        ("flash .", "is no firmware project"),
         ("to-tflite masked.keras --data x.npy -o t.tflite", "still has masks"),
         ("to-tflite masked.keras --data net.tflite -o t.tflite", "net.tflite is no .npy or .npz"),
     ],
@@ -95,7 +141,15 @@ def test_debug_shows_the_traceback() -> None:
         main(["slim", "missing.keras", "-o", "s.keras", "--debug"])
 
 
-@pytest.mark.parametrize("argv", ["--help", "--version", "to-c-array net.tflite -o light"])
+LIGHT = [
+    "to-c-array net.tflite -o light",
+    "to-c net.tflite -o light_c",
+    "repack net.tflite -o light.tflite",
+    "inspect net.tflite",
+]
+
+
+@pytest.mark.parametrize("argv", ["--help", "--version", "boards", *LIGHT])
 def test_light_commands_load_neither_tensorflow_nor_matplotlib(folder: Path, argv: str) -> None:
     program = (
         "import sys\n"

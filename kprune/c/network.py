@@ -256,11 +256,12 @@ def _fields(layer: Layer, constant: Record) -> Iterable[str]:
 
 
 def _numbers(values: np.ndarray) -> list[str]:
-    """Right-aligned numbers; each index of the first axis begins a line."""
+    """Right-aligned numbers; each row of a table begins a line."""
     texts = [f"{value}," for value in values.ravel().tolist()]
     width = max(map(len, texts))
-    rows = np.array([text.rjust(width) for text in texts]).reshape(values.shape[0], -1)
-    return [line for row in rows.tolist() for line in _packed(row)]
+    rows = values.shape[0] if values.ndim > 1 else 1
+    table = np.array([text.rjust(width) for text in texts]).reshape(rows, -1)
+    return [line for row in table.tolist() for line in _packed(row)]
 
 
 def _packed(texts: list[str]) -> list[str]:

@@ -119,6 +119,11 @@ def _printable(kind: str) -> str:
     return kind if kind.isidentifier() else ascii(kind)
 
 
+def has_operator(kind: str) -> bool:
+    """Whether TensorFlow Lite Micro has a kernel for this kind of operator."""
+    return bool(_method(kind))
+
+
 def _method(kind: str) -> str:
     """CONV_2D → AddConv2D; nothing for what TensorFlow Lite Micro lacks."""
     if kind not in _BUILTIN.split():

@@ -76,7 +76,7 @@ def depthwise_conv2d(op: Op) -> Step:
                 Scratch(),
             ),
         ),
-        2 * (rows + 1) * (width + width % 2 + 2) + 3,
+        2 * rows * (width + width % 2 + 2) + 3,
         {op.input(0).index: Overlap(0, 0)} if in_place else {},
     )
 

@@ -7,14 +7,12 @@ import subprocess
 import tempfile
 
 import numpy as np
-from tflite_micro import runtime as tflm
 
 from kprune import flatbuffer as flatbuffers
 from kprune.c import network
 
-WARNINGS = (
-    "-std=c99 -Wall -Wextra -Wpedantic -Wconversion -Wdouble-promotion -Wmissing-prototypes -Werror"
-).split()
+WARNINGS = ["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wdouble-promotion"]
+WARNINGS += ["-Wmissing-prototypes", "-Werror"]
 
 
 @functools.cache
@@ -87,6 +85,8 @@ class CompiledNetwork:
 
 def tflite_micro(flatbuffer: bytes, xs: list[np.ndarray]) -> list[np.ndarray]:
     """What TensorFlow Lite Micro itself computes."""
+    from tflite_micro import runtime as tflm
+
     interpreter = tflm.Interpreter.from_bytes(flatbuffer, arena_size=4_000_000)
     results = []
     for x in xs:

@@ -6,13 +6,16 @@ import tempfile
 import flatbuffer_zoo
 import numpy as np
 import pytest
+from compiled import CompiledNetwork, random_inputs, tflite_micro
 from conftest import require
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from single_operators import OPERATORS
 
-require("gcc", "tflite_micro")
-from compiled import CompiledNetwork, random_inputs, tflite_micro
+
+@pytest.fixture(autouse=True, scope="module")
+def _tools():
+    require("gcc", "tflite_micro")
 
 
 class Drawn:

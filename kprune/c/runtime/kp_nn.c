@@ -1,71 +1,51 @@
-/* The operators of kp_nn.h. What differs between instruction sets is in one header each. */
+/* The operators of kp_nn.h. The inner loops of those that take the time are in headers, one for
+ * each operator and instruction set. */
 #include "kp_nn.h"
 
 #include <string.h>
 
 #include "kp_nn_arithmetic.h"
-#include "kp_nn_plain.h"
 
-/* --- Depthwise convolution --------------------------------------------------------------------- */
+#if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 1)
+#include "kp_nn_bytes_mve.h"
+#include "kp_nn_conv2d_mve.h"
+#include "kp_nn_dense_mve.h"
+#include "kp_nn_depthwise_mve.h"
+#elif defined(__ARM_FEATURE_DSP) && __ARM_FEATURE_DSP
+#include "kp_nn_bytes_dsp.h"
+#include "kp_nn_conv2d_dsp.h"
+#include "kp_nn_dense_dsp.h"
+#include "kp_nn_depthwise_dsp.h"
+#else
+#include "kp_nn_bytes_plain.h"
+#include "kp_nn_conv2d_plain.h"
+#include "kp_nn_dense_plain.h"
+#include "kp_nn_depthwise_plain.h"
+#endif
 
-/* Copies row y of one input channel into the ring: the part that windows reach. */
-static void load_row(const kp_window *window, const int8_t *channel, int32_t input_zero, int32_t y,
-                     const input_rows *rows)
-{
-    int16_t *row = rows->ring + y % rows->count * rows->stride;
-    int32_t copied = rows->stride - window->pad_left;
-    const int8_t *from = channel + y * window->in_width * window->in_channels;
-    if (copied > window->in_width) {
-        copied = window->in_width;
-    }
-    for (int32_t x = 0; x < window->pad_left; x++) {
-        *row++ = (int16_t)input_zero;
-    }
-    for (int32_t x = 0; x < copied; x++) {
-        *row++ = *from;
-        from += window->in_channels;
-    }
-    for (int32_t x = window->pad_left + copied; x < rows->stride; x++) {
-        *row++ = (int16_t)input_zero;
-    }
-}
+/* --- Depthwise convolution -------------------------------------------------------------------- */
 
 void kp_depthwise_conv2d(const kp_window *window, const kp_rescale *rescale, const int8_t *weights,
                          const int8_t *input, int8_t *output, int8_t *scratch)
 {
-    int32_t extent = (window->kernel_height - 1) * window->dilation_height + 1;
-    int32_t width = (window->out_width - 1) * window->stride_width +
-                    (window->kernel_width - 1) * window->dilation_width + 1;
     int32_t taps = window->kernel_height * window->kernel_width;
     int32_t multiplier = window->out_channels / window->in_channels;
-    int16_t *outside = (int16_t *)(void *)aligned4(scratch);
     input_rows rows;
-    rows.count = extent;
-    rows.stride = width + (width & 1) + 2;
-    rows.outside = outside;
-    rows.ring = outside + rows.stride;
-    rows.in_height = window->in_height;
-    for (int32_t x = 0; x < rows.stride; x++) {
-        outside[x] = (int16_t)rescale->input_zero;
+    rows.ring = (int16_t *)(void *)aligned4(scratch);
+    rows.slots = (window->kernel_height - 1) * window->dilation_height + 1;
+    rows.width = (window->out_width - 1) * window->stride_width +
+                 (window->kernel_width - 1) * window->dilation_width + 1;
+    arrange_slots(&rows);
+    clear_rows(&rows, rescale->input_zero);
+    /* Channel by channel: what one has read, its outputs may overwrite. */
+    for (int32_t c = 0; c < window->out_channels; c++) {
+        depthwise_channel(window, rescale, c, weights + c * taps, &rows, input + c / multiplier,
+                          output + c);
     }
-    /* Channel by channel, so that each may overwrite its own input. */
-    for (int32_t channel = 0; channel < window->in_channels; channel++) {
-        int32_t loaded = 0;
-        for (int32_t y = 0; y < window->out_height; y++) {
-            int32_t top = y * window->stride_height - window->pad_top;
-            int32_t bottom = top + extent < window->in_height ? top + extent : window->in_height;
-            for (; loaded < bottom; loaded++) {
-                load_row(window, input + channel, rescale->input_zero, loaded, &rows);
-            }
-            for (int32_t c = channel * multiplier; c < (channel + 1) * multiplier; c++) {
-                depthwise_row(window, rescale, c, weights + c * taps, &rows, top,
-                              output + y * window->out_width * window->out_channels + c);
-            }
-        }
-    }
+    keep_within(rescale, output, window->out_height * window->out_width * window->out_channels);
 }
 
-/* --- Transposed convolution -------------------------------------------------------------------- */
+/* --- Transposed convolution ------------------------------------------------------------------- */
 
 /* Output position `out` gets input i through kernel position k if i * stride + k = out + pad.
  * Returns i, or -1 if there is none. */
@@ -115,7 +95,7 @@ void kp_transpose_conv2d(const kp_window *window, const kp_rescale *rescale, con
     }
 }
 
-/* --- Pooling and reductions -------------------------------------------------------------------- */
+/* --- Pooling and reductions ------------------------------------------------------------------- */
 
 /* The part of a window that lies inside the input. */
 typedef struct {
@@ -202,7 +182,7 @@ void kp_mean(const kp_mean_shape *shape, const int8_t *input, int8_t *output)
     }
 }
 
-/* --- Softmax ----------------------------------------------------------------------------------- */
+/* --- Softmax ---------------------------------------------------------------------------------- */
 
 /* a * b in Q0.31 or in Q2.29, as the numbers are. */
 static int32_t fixed_multiply(int32_t a, int32_t b)
@@ -266,7 +246,7 @@ void kp_softmax(const int32_t *exponentials, int32_t count, int32_t rows, int32_
     }
 }
 
-/* --- Element by element ------------------------------------------------------------------------ */
+/* --- Element by element ----------------------------------------------------------------------- */
 
 void kp_lookup(const int8_t table[256], int32_t size, const int8_t *input, int8_t *output)
 {
@@ -290,10 +270,11 @@ static inline void for_each_pair(const kp_pairs *pairs, pair_function function,
                                       k * pairs->a_stride[2];
                 const int8_t *b_row = b + i * pairs->b_stride[0] + j * pairs->b_stride[1] +
                                       k * pairs->b_stride[2];
-                for (int32_t l = 0; l < size[3]; l++) {
+                const int32_t a_step = pairs->a_stride[3], b_step = pairs->b_stride[3];
+                for (int32_t l = size[3]; l > 0; l--) {
                     *output++ = function(constants, *a_row, *b_row);
-                    a_row += pairs->a_stride[3];
-                    b_row += pairs->b_stride[3];
+                    a_row += a_step;
+                    b_row += b_step;
                 }
             }
         }
@@ -302,12 +283,12 @@ static inline void for_each_pair(const kp_pairs *pairs, pair_function function,
 
 static inline int32_t term(int32_t value, int32_t zero, int32_t multiplier, int32_t shift)
 {
-    return scale((value - zero) * (1 << 20), multiplier, -shift);
+    return scale_short((value - zero) * (1 << 20), multiplier, shift);
 }
 
 static inline int8_t rescale_sum(const kp_sum *s, int32_t sum)
 {
-    int32_t value = scale(sum, s->multiplier, -s->shift) + s->zero;
+    int32_t value = scale_short(sum, s->multiplier, s->shift) + s->zero;
     return (int8_t)clamp(value, s->lowest, s->highest);
 }
 
@@ -362,19 +343,22 @@ static inline int8_t prelu_pair(const void *constants, int32_t value, int32_t al
 void kp_add(const kp_pairs *pairs, const kp_sum *sum, const int8_t *a, const int8_t *b,
             int8_t *output)
 {
-    for_each_pair(pairs, add_pair, sum, a, b, output);
+    const kp_sum local = *sum; /* no output can overwrite it, so it stays in registers */
+    for_each_pair(pairs, add_pair, &local, a, b, output);
 }
 
 void kp_sub(const kp_pairs *pairs, const kp_sum *sum, const int8_t *a, const int8_t *b,
             int8_t *output)
 {
-    for_each_pair(pairs, sub_pair, sum, a, b, output);
+    const kp_sum local = *sum;
+    for_each_pair(pairs, sub_pair, &local, a, b, output);
 }
 
 void kp_mul(const kp_pairs *pairs, const kp_product *product, const int8_t *a, const int8_t *b,
             int8_t *output)
 {
-    for_each_pair(pairs, mul_pair, product, a, b, output);
+    const kp_product local = *product;
+    for_each_pair(pairs, mul_pair, &local, a, b, output);
 }
 
 void kp_maximum(const kp_pairs *pairs, const int8_t *a, const int8_t *b, int8_t *output)
@@ -390,10 +374,11 @@ void kp_minimum(const kp_pairs *pairs, const int8_t *a, const int8_t *b, int8_t 
 void kp_prelu(const kp_pairs *pairs, const kp_prelu_scales *scales, const int8_t *input,
               const int8_t *alpha, int8_t *output)
 {
-    for_each_pair(pairs, prelu_pair, scales, input, alpha, output);
+    const kp_prelu_scales local = *scales;
+    for_each_pair(pairs, prelu_pair, &local, input, alpha, output);
 }
 
-/* --- Moving bytes ------------------------------------------------------------------------------ */
+/* --- Moving bytes ----------------------------------------------------------------------------- */
 
 void kp_copy(const kp_block *block, const int8_t *from, int8_t *to)
 {
@@ -429,7 +414,7 @@ void kp_resize_nearest(const uint16_t *rows, const uint16_t *columns, const kp_w
     }
 }
 
-/* --- To and from float ------------------------------------------------------------------------- */
+/* --- To and from float ------------------------------------------------------------------------ */
 
 void kp_quantize(float scale, int32_t zero, int32_t size, const float *input, int8_t *output)
 {

@@ -88,7 +88,7 @@ void kp_depthwise_conv2d(const kp_window *window, const kp_rescale *rescale, con
 
 /* rows: (kernel_height - 1) * dilation_height + 1;
  * width: (out_width - 1) * stride_width + (kernel_width - 1) * dilation_width + 1. */
-#define KP_DEPTHWISE_SCRATCH(rows, width) (2 * ((rows) + 1) * ((width) + ((width) & 1) + 2) + 3)
+#define KP_DEPTHWISE_SCRATCH(rows, width) (2 * (rows) * ((width) + ((width) & 1) + 2) + 3)
 
 /* Transposed convolution; `window` is that of the convolution it reverses, with in_* and out_*
  * as seen from here. input_zero is not folded into the biases: how many inputs reach an output

@@ -17,6 +17,18 @@ static inline int32_t rounding_high_multiply(int32_t a, int32_t b)
     return (int32_t)(((int64_t)a * b + (1 << 30)) >> 31);
 }
 
+/* The same for |a| < 2^30, in one instruction where the core has it. */
+static inline int32_t rounding_high_multiply_short(int32_t a, int32_t b)
+{
+#if defined(__ARM_FEATURE_DSP) && __ARM_FEATURE_DSP
+    int32_t result;
+    __asm__("smmulr %0, %1, %2" : "=r"(result) : "r"(a * 2), "r"(b));
+    return result;
+#else
+    return rounding_high_multiply(a, b);
+#endif
+}
+
 /* value / 2^shift for 0 <= shift <= 31, halves rounded away from zero. */
 static inline int32_t rounding_shift_right(int32_t value, int32_t shift)
 {
@@ -36,7 +48,16 @@ static inline int32_t scale(int32_t value, int32_t multiplier, int32_t exponent)
     return rounding_shift_right(rounding_high_multiply(value, multiplier), -exponent);
 }
 
-/* --- The end of every sum of products ---------------------------------------------------------- */
+/* The same for |value| < 2^30 and a shift in place of the exponent. */
+static inline int32_t scale_short(int32_t value, int32_t multiplier, int32_t shift)
+{
+    int32_t half = (int32_t)((1u << shift) >> 1);
+    int32_t negative = shift > 0 ? -1 : 0;
+    value = rounding_high_multiply_short(value, multiplier);
+    return (value + half + ((value >> 31) & negative)) >> shift;
+}
+
+/* --- The end of every sum of products --------------------------------------------------------- */
 
 static inline int32_t channel_bias(const kp_channel *channel)
 {
@@ -64,7 +85,7 @@ static inline int8_t finish(const kp_rescale *rescale, int32_t c, int32_t sum)
     return (int8_t)clamp(value + rescale->output_zero, rescale->lowest, rescale->highest);
 }
 
-/* --- Where things are -------------------------------------------------------------------------- */
+/* --- Where things are ------------------------------------------------------------------------- */
 
 /* The pixel at (y, x), or NULL outside the input. */
 static inline const int8_t *pixel_at(const kp_window *window, const int8_t *input, int32_t y,
@@ -82,21 +103,59 @@ static inline int8_t *aligned4(int8_t *scratch)
     return scratch + (-(uintptr_t)scratch & 3u);
 }
 
-/* The last rows read of one channel, padded to the left and right, in a ring of `count` rows of
- * `stride` values. */
+/* The rows of one input channel under one row of outputs, as 16-bit values with the padding around
+ * them. Row r, counted from the first row of padding, is in slot r % slots; values 2i and 2i + 1
+ * of slot s are at ring[s * slot_step + i * pair_step] and behind it. */
 typedef struct {
     int16_t *ring;
-    const int16_t *outside; /* stands for the rows above and below the input */
-    int32_t count, stride;
-    int32_t in_height;
+    int32_t slots, width;
+    int32_t slot_step, pair_step;
 } input_rows;
 
-static inline const int16_t *input_row(const input_rows *rows, int32_t y)
+static inline int16_t *slot_of(const input_rows *rows, int32_t r)
 {
-    if (y < 0 || y >= rows->in_height) {
-        return rows->outside;
+    return rows->ring + r % rows->slots * rows->slot_step;
+}
+
+/* All of the ring is padding before the first row is loaded; the columns left and right of the
+ * rows remain it. */
+static void clear_rows(const input_rows *rows, int32_t input_zero)
+{
+    int32_t size = rows->slots * (rows->width + (rows->width & 1));
+    for (int32_t i = 0; i < size; i++) {
+        rows->ring[i] = (int16_t)input_zero;
     }
-    return rows->ring + y % rows->count * rows->stride;
+}
+
+/* Copies row r of one input channel into a slot; rows outside the input are padding. */
+static inline void load_row(const kp_window *window, const int8_t *channel, int32_t input_zero,
+                            int32_t r, const input_rows *rows, int16_t *slot)
+{
+    const int8_t zero = (int8_t)input_zero;
+    int32_t pad = window->pad_left;
+    int32_t step = window->in_channels;
+    int32_t count = rows->width - pad < window->in_width ? rows->width - pad : window->in_width;
+    const int8_t *from = pixel_at(window, channel, r - window->pad_top, 0);
+    int16_t *to = slot + (pad >> 1) * rows->pair_step;
+    if (from == NULL) {
+        from = &zero;
+        step = 0;
+    }
+    if ((pad & 1) != 0 && count > 0) {
+        to[1] = *from;
+        from += step;
+        to += rows->pair_step;
+        count--;
+    }
+    for (; count >= 2; count -= 2) {
+        to[0] = from[0];
+        to[1] = from[step];
+        from += 2 * step;
+        to += rows->pair_step;
+    }
+    if (count > 0) {
+        to[0] = *from;
+    }
 }
 
 #endif

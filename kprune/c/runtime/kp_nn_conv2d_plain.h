@@ -1,6 +1,6 @@
-/* Inside of kp_nn.c: the inner loops in plain C, for any core. */
-#ifndef KP_NN_PLAIN_H
-#define KP_NN_PLAIN_H
+/* Inside of kp_nn.c: convolution for any core. */
+#ifndef KP_NN_CONV2D_PLAIN_H
+#define KP_NN_CONV2D_PLAIN_H
 
 #include "kp_nn_arithmetic.h"
 
@@ -58,50 +58,6 @@ void kp_conv2d(const kp_window *window, const kp_rescale *rescale, const int8_t 
                 sum += conv2d_sum(window, rescale->input_zero, row, group, top, left);
                 *output++ = finish(rescale, c, sum);
             }
-        }
-    }
-}
-
-void kp_fully_connected(const kp_rescale *rescale, const int8_t *weights, int32_t rows,
-                        int32_t depth, int32_t units, const int8_t *input, int8_t *output)
-{
-    for (int32_t row = 0; row < rows; row++) {
-        const int8_t *weight = weights;
-        for (int32_t unit = 0; unit < units; unit++) {
-            int32_t sum = channel_bias(&rescale->channels[unit]);
-            for (int32_t i = 0; i < depth; i++) {
-                sum += *weight++ * input[i];
-            }
-            *output++ = finish(rescale, unit, sum);
-        }
-        input += depth;
-    }
-}
-
-static void depthwise_row(const kp_window *window, const kp_rescale *rescale, int32_t c,
-                          const int8_t *weights, const input_rows *rows, int32_t top,
-                          int8_t *output)
-{
-    for (int32_t x = 0; x < window->out_width; x++) {
-        const int8_t *weight = weights;
-        int32_t sum = channel_bias(&rescale->channels[c]);
-        for (int32_t ky = 0; ky < window->kernel_height; ky++) {
-            const int16_t *tap = input_row(rows, top + ky * window->dilation_height);
-            tap += x * window->stride_width;
-            for (int32_t kx = 0; kx < window->kernel_width; kx++) {
-                sum += *weight++ * tap[kx * window->dilation_width];
-            }
-        }
-        output[x * window->out_channels] = finish(rescale, c, sum);
-    }
-}
-
-/* best[i] = max(best[i], candidate[i]) */
-static void keep_larger(int8_t *best, const int8_t *candidate, int32_t size)
-{
-    for (int32_t i = 0; i < size; i++) {
-        if (candidate[i] > best[i]) {
-            best[i] = candidate[i];
         }
     }
 }

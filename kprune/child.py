@@ -1,0 +1,53 @@
+"""Runs a function in a Python process of its own, for what this process must not import."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from kprune import errors
+
+_PROGRAM = """
+import importlib, json, pathlib, sys
+module, name, folder = sys.argv[1:]
+folder = pathlib.Path(folder)
+try:
+    getattr(importlib.import_module(module), name)(folder)
+except (ValueError, TypeError, RuntimeError) as error:
+    (folder / "error.json").write_text(json.dumps([type(error).__name__, str(error)]))
+    sys.exit(2)
+"""
+
+_KINDS = {kind.__name__: kind for kind in (ValueError, TypeError, RuntimeError)}
+_KINDS.update((name, kind) for name, kind in vars(errors).items() if isinstance(kind, type))
+
+
+def run_in_child(module: str, function: str, folder: Path, **environment: str) -> None:
+    """Call `module.function(folder)` in a new process; files in the folder carry all data.
+
+    Args:
+        module: Name of the module, imported by the new process only.
+        function: Name of the function.
+        folder: Where arguments and results lie.
+        environment: Variables that the new process has besides those of this one.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: As the function raises them, or kprune's own kinds; or
+            RuntimeError when the process ended otherwise, with the end of what it wrote.
+    """
+    path = os.pathsep.join(entry or os.curdir for entry in sys.path)
+    result = subprocess.run(
+        [sys.executable, "-c", _PROGRAM, module, function, str(folder)],
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    if not result.returncode:
+        return
+    error = folder / "error.json"
+    if error.is_file():
+        kind, message = json.loads(error.read_text())
+        raise _KINDS.get(kind, RuntimeError)(message)
+    tail = result.stdout.decode(errors="replace")[-2000:]
+    raise RuntimeError(f"The process that ran {module}.{function} failed:\n{tail}")

@@ -1,0 +1,161 @@
+"""The layers that quantisation-aware training adds: they round as the int8 network will.
+
+In the forward pass a value becomes what int8 can hold of it; in the backward pass the rounding is
+not there. So the loss is that of the quantised network, and its weights can be trained.
+"""
+
+from collections.abc import Sequence
+
+import keras
+from keras import ops
+
+# How much of the old range one training step keeps.
+MOMENTUM = 0.95
+
+_STEPS = 127  # int8 weights are symmetric: -127 to 127.
+_LEAST_RANGE = 1e-6
+
+
+@keras.saving.register_keras_serializable("kprune")
+class FakeQuant(keras.layers.Layer):
+    """Rounds an activation to 256 steps between `low` and `high`, one of which is exactly 0.
+
+    While training, the range follows the least and the greatest value of each batch; values beyond
+    it are cut off, and get no gradient. Elsewhere it is fixed.
+
+    Args:
+        limits: `(low, high)` where the range is given beforehand, as for the outputs of softmax
+            and sigmoid, whose int8 form is always the same. By default it is learned.
+
+    Input shape:
+        Any.
+
+    Output shape:
+        Same as the input.
+
+    Attributes:
+        low: Scalar weight, at most 0.
+        high: Scalar weight, above 0.
+
+    Example:
+        >>> import numpy as np
+        >>> fake = FakeQuant(limits=(0.0, 255.0))
+        >>> ops.convert_to_numpy(fake(np.array([-1.0, 0.4, 3.6, 300.0]))).tolist()
+        [0.0, 0.0, 4.0, 255.0]
+
+    Source:
+        Jacob et al., Quantization and Training of Neural Networks for Efficient
+        Integer-Arithmetic-Only Inference, CVPR 2018, section 3.
+    """
+
+    def __init__(self, limits: Sequence[float] | None = None, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self.limits = None if limits is None else (float(limits[0]), float(limits[1]))
+
+    def build(self, input_shape: object) -> None:
+        low, high = self.limits or (0.0, 1.0)
+        self.low = self._bound("low", low)
+        self.high = self._bound("high", high)
+
+    def _bound(self, name: str, value: float) -> keras.Variable:
+        return self.add_weight(
+            name=name,
+            shape=(),
+            initializer=keras.initializers.Constant(value),
+            dtype="float32",
+            trainable=False,
+            autocast=False,
+        )
+
+    def call(self, inputs: object, training: bool = False) -> object:
+        if training and self.limits is None:
+            x = ops.cast(ops.stop_gradient(inputs), "float32")
+            self._follow(self.low, ops.minimum(ops.min(x), 0.0))
+            self._follow(self.high, ops.maximum(ops.max(x), _LEAST_RANGE))
+        # On TensorFlow this is the operation in which the converter finds the range.
+        return keras.quantizers.fake_quant_with_min_max_vars(inputs, self.low, self.high)
+
+    def _follow(self, bound: keras.Variable, seen: object) -> None:
+        bound.assign(MOMENTUM * bound + (1.0 - MOMENTUM) * seen)  # type: ignore[operator]
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return input_shape
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "limits": self.limits}
+
+
+@keras.saving.register_keras_serializable("kprune")
+class FakeQuantWeights(keras.layers.Wrapper):
+    """Runs a layer with one of its weights rounded to int8, and trains the weight behind it.
+
+    Each output channel has its own scale: its greatest absolute value is 127 steps.
+
+    Args:
+        layer: The layer; its other weights, such as the bias, are used as they are.
+        weight: Name of the weight that is rounded.
+        axes: The axes of that weight that run over the output channels; none for one scale.
+
+    Example:
+        >>> import numpy as np
+        >>> layer = FakeQuantWeights(keras.layers.Dense(1, use_bias=False), "kernel", (-1,))
+        >>> layer.build((None, 2))
+        >>> layer.layer.set_weights([np.array([[1.27], [0.0149]])])
+        >>> np.round(layer.rounded(), 4).tolist()
+        [[1.27], [0.01]]
+
+    Source:
+        Jacob et al., CVPR 2018, section 3; Krishnamoorthi, Quantizing deep convolutional networks
+        for efficient inference, 2018, section 3 (a scale per channel).
+    """
+
+    def __init__(
+        self, layer: keras.layers.Layer, weight: str, axes: Sequence[int] = (), **kwargs: object
+    ) -> None:
+        super().__init__(layer, **kwargs)
+        self.weight = weight
+        self.axes = tuple(axes)
+
+    def call(self, inputs: object) -> object:
+        layer = self.layer
+        outputs, _ = layer.stateless_call(
+            [self._used(v) for v in layer.trainable_variables],
+            [self._used(v) for v in layer.non_trainable_variables],
+            inputs,
+        )
+        return outputs
+
+    def _used(self, variable: keras.Variable) -> object:
+        value = ops.convert_to_tensor(variable)
+        return self._round(value) if variable.name == self.weight else value
+
+    def _round(self, w: object) -> object:
+        rank = len(w.shape)  # type: ignore[attr-defined]
+        channels = {axis % rank for axis in self.axes}
+        within = tuple(a for a in range(rank) if a not in channels)
+        greatest = ops.max(ops.abs(w), axis=within, keepdims=True)
+        scale = ops.stop_gradient(ops.maximum(greatest, _LEAST_RANGE) / _STEPS)
+        rounded = ops.round(w / scale) * scale  # type: ignore[operator]
+        # Value: the rounded weight. Gradient: that of the weight, as if it were not rounded.
+        return w + ops.stop_gradient(rounded - w)  # type: ignore[operator]
+
+    def rounded(self) -> object:
+        """The value of the rounded weight, as an array."""
+        return ops.convert_to_numpy(self._round(ops.convert_to_tensor(self._variable)))
+
+    @property
+    def _variable(self) -> keras.Variable:
+        return next(v for v in self.layer.weights if v.name == self.weight)
+
+    def plain_weights(self, is_rounded: bool) -> list[object]:
+        """The weights of the layer inside, for a copy of it that stands alone."""
+        return [
+            self.rounded() if is_rounded and v is self._variable else ops.convert_to_numpy(v)
+            for v in self.layer.weights
+        ]
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return self.layer.compute_output_shape(input_shape)
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "weight": self.weight, "axes": self.axes}
