@@ -26,6 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     close_channels(masked, {"stem": [0, 1]})
     masked.save(folder / "masked.keras")
     np.save(folder / "x.npy", np.random.default_rng(0).random((10, 8, 8, 1)))
+    np.savez(folder / "empty.npz", z=np.zeros(3))
     (folder / "net.tflite").write_bytes(zoo.plain_network())
     return folder
 
@@ -36,18 +37,33 @@ def run(capsys: pytest.CaptureFixture[str], *argv: object) -> dict:
 
 
 def test_the_road_in_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    require("tflite_micro")
     slim, flatbuffer, c = folder / "slim.keras", folder / "digits.tflite", folder / "firmware"
 
     run(capsys, "slim", folder / "masked.keras", "-o", slim)
     found = run(capsys, "summary", slim)
     run(capsys, "to-tflite", slim, "--data", folder / "x.npy", "-o", flatbuffer)
     written = run(capsys, "to-c-array", flatbuffer, "-o", c)
+    x = np.random.default_rng(1).random((20, 8, 8, 1))
+    np.savez(folder / "test.npz", x=x, y=np.arange(20) % 10)
+    compared = run(
+        capsys,
+        "validate",
+        slim,
+        flatbuffer,
+        "--data",
+        folder / "test.npz",
+        "--plot",
+        folder / "v.png",
+    )
 
     assert found["layers"][0] == {"name": "stem", "channels": 22, "params": 198, "macs": 12672}
     assert found["groups"][0]["reason"] == "input of the model"
     assert written["bytes"] == flatbuffer.stat().st_size
     assert sorted(written["files"]) == sorted(str(path) for path in c.iterdir())
     assert keras.models.load_model(slim).get_layer("stem").filters == 22
+    assert set(compared["accuracy"]) == {"float", "LiteRT", "TFLite Micro"}
+    assert (folder / "v.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_flatbuffer_to_a_simulated_board_in_commands(
@@ -112,6 +128,7 @@ def test_every_command_explains_itself(word: str, capsys: pytest.CaptureFixture[
         ("boards uno_r5", "Did you mean"),
         ("simulate . --data x.npy", "there is none"),
         ("firmware net.tflite --board host -o fw2", "kprune writes no project for board 'host'"),
+        ("validate masked.keras net.tflite --data empty.npz", "expected x, and y if known"),
         ("flash .", "is no firmware project"),
         ("to-tflite masked.keras --data x.npy -o t.tflite", "still has masks"),
         ("to-tflite masked.keras --data net.tflite -o t.tflite", "net.tflite is no .npy or .npz"),

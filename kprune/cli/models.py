@@ -3,6 +3,7 @@
 import argparse
 import os
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -85,25 +86,58 @@ def _to_tflite_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         type=Path,
-        required=True,
-        help="some 100 inputs like those the network will see: .npy of shape (samples, ...), or "
-        ".npz with one array per input, in their order",
+        help="some 100 inputs like those the network will see (not needed for float): .npy of "
+        "shape (samples, ...), or .npz with one array per input, in their order",
+    )
+    parser.add_argument(
+        "--format", default="int8", choices=("int8", "int16x8", "float"), help="(int8)"
     )
     parser.add_argument("-o", "--output", type=Path, required=True, help="the .tflite to write")
 
 
 @command(
     "to-tflite",
-    "quantise a network to int8",
+    "quantise a network, to int8 or with 16-bit activations, or leave it in float",
     "kprune to-tflite slim.keras --data calibration.npy -o gesture.tflite",
     _to_tflite_arguments,
 )
 def _to_tflite(args: argparse.Namespace) -> dict:
-    data = _load_arrays(args.data)
-    flatbuffer = kprune.to_tflite(_load(args.model), data)
+    data = _load_arrays(args.data) if args.data else None
+    flatbuffer = kprune.to_tflite(_load(args.model), data, args.format)
     kprune.write_files({args.output.name: flatbuffer}, args.output.parent)
     say(args, f"{args.output}: {len(flatbuffer):,} bytes")
     return {"output": str(args.output), "bytes": len(flatbuffer)}
+
+
+def _validate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="the .keras file, in float")
+    parser.add_argument("flatbuffer", type=Path, help="the .tflite made of it")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="inputs that training has not seen: .npy of shape (samples, ...), or .npz with the "
+        "arrays x and y, y being labels",
+    )
+    parser.add_argument("--plot", type=Path, help="draw the error of every layer (.png, .svg)")
+
+
+@command(
+    "validate",
+    "compare int8 with float: accuracy, both interpreters, error by layer",
+    "kprune validate slim.keras gesture.tflite --data test.npz",
+    _validate_arguments,
+)
+def _validate(args: argparse.Namespace) -> dict:
+    x, y = _load_labelled(args.data)
+    found = kprune.validate(_load(args.model), args.flatbuffer.read_bytes(), x, y)
+    if args.plot:
+        found.plot(args.plot)
+    if not args.json:
+        import rich
+
+        rich.print(found)
+    return found.to_dict()
 
 
 def _load(path: Path) -> Any:
@@ -132,10 +166,26 @@ def _save(model: Any, path: Path) -> None:
 
 
 def _load_arrays(path: Path) -> Any:
+    """An array, or from an `.npz` a list of them in their order."""
+    data = _read_arrays(path)
+    return list(data.values()) if isinstance(data, dict) else data
+
+
+def _load_labelled(path: Path) -> tuple[Any, Any]:
+    """Inputs and, from an `.npz`, labels; None without."""
+    data = _read_arrays(path)
+    if not isinstance(data, dict):
+        return data, None
+    if "x" not in data:
+        raise ValueError(f"{path} holds the arrays {', '.join(data)}; expected x, and y if known.")
+    return data["x"], data.get("y")
+
+
+def _read_arrays(path: Path) -> Any:
     import numpy as np
 
     try:
         data = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+        return data if isinstance(data, np.ndarray) else {name: data[name] for name in data.files}
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is no .npy or .npz file of numbers: {error}") from error
-    return data if isinstance(data, np.ndarray) else [data[name] for name in data.files]
