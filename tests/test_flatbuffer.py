@@ -133,6 +133,7 @@ TENSOR = "subgraphs.0.tensors.1"
         (f"{TENSOR}.buffer", 99, "in buffer 99 of"),
         (f"{TENSOR}.quantization.scale", [1, 1, float("nan"), 1], "negative or not finite"),
         (f"{TENSOR}.quantization.scale", [1, 1, -1, 1], "negative or not finite"),
+        ("subgraphs.0.tensors.0.quantization.scale", [0], "tensor 0 has a scale of zero"),
         (f"{TENSOR}.quantization.scale", [1, 1, 1], "3 scales and 4 zero points"),
         (f"{TENSOR}.quantization.quantizedDimension", 1, "4 scales along axis 1"),
         (f"{TENSOR}.quantization.quantizedDimension", 4, "4 scales along axis 4"),
@@ -142,6 +143,48 @@ TENSOR = "subgraphs.0.tensors.1"
 def test_read_says_what_is_wrong_with_the_file(path, value, message):
     with pytest.raises(FlatbufferError, match=message):
         flatbuffer.read(changed(set_field(path, value)))
+
+
+OPERATOR = "subgraphs.0.operators"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "kind"),
+    [
+        ("subgraphs.0.tensors.0.shape", [1, 12, 12, 0], "CONV_2D"),
+        ("subgraphs.0.tensors.3.shape", [1, 10, 11, 4], "CONV_2D"),
+        (f"{OPERATOR}.0.builtinOptions.strideH", 0, "CONV_2D"),
+        (f"{OPERATOR}.0.builtinOptions.dilationWFactor", -1, "CONV_2D"),
+        (f"{OPERATOR}.0.builtinOptions.padding", 0, "CONV_2D"),
+        (f"{OPERATOR}.1.builtinOptions.filterWidth", 0, "MAX_POOL_2D"),
+        (f"{OPERATOR}.1.builtinOptions.strideW", 3, "MAX_POOL_2D"),
+        ("subgraphs.0.tensors.8.shape", [1, 55], "FULLY_CONNECTED"),
+        (f"{OPERATOR}.5.builtinOptions.beta", 0.0, "SOFTMAX"),
+        (f"{OPERATOR}.5.builtinOptions.beta", float("inf"), "SOFTMAX"),
+    ],
+)
+def test_shapes_that_the_kernels_take_for_granted_are_checked(path, value, kind):
+    with pytest.raises(FlatbufferError, match=rf"\({kind}\) makes .* options do not allow"):
+        flatbuffer.read(changed(set_field(path, value)))
+
+
+def test_a_depthwise_convolution_has_a_multiple_of_the_channels_it_reads():
+    model = schema.ModelT.InitFromPackedBuf(flatbuffer_zoo.depthwise_network(), 0)
+    graph = model.subgraphs[0]
+    [output] = graph.operators[1].outputs
+    graph.tensors[output].shape = [1, 5, 3, 12]
+
+    with pytest.raises(FlatbufferError, match=r"1 \(DEPTHWISE_CONV_2D\) makes \(1, 5, 3, 12\)"):
+        flatbuffer.read(flatbuffer.pack(model))
+
+
+def test_an_operator_without_its_options_is_refused():
+    def change(model):
+        operator = model.subgraphs[0].operators[0]
+        operator.builtinOptionsType, operator.builtinOptions = 0, None
+
+    with pytest.raises(FlatbufferError, match=r"\(CONV_2D\) lacks its option 'stride_h'"):
+        flatbuffer.read(changed(change))
 
 
 @pytest.mark.parametrize("content", [b"", b"TFL3", b"\x1c\0\0\0TFL3", b"PK\x03\x04" * 9])
