@@ -179,6 +179,7 @@ def _is_convolution(options: dict[str, Any], inputs: Sequence[Tensor], output: T
     return (
         0 < channels <= source.shape[3]
         and source.shape[3] % channels == 0
+        and filters % (source.shape[3] // channels) == 0
         and output.shape[3] == filters
         and all(bias.size == filters for bias in biases)
         and _is_window(options, source, (height, width), output)

@@ -152,6 +152,7 @@ OPERATOR = "subgraphs.0.operators"
     ("path", "value", "kind"),
     [
         ("subgraphs.0.tensors.0.shape", [1, 12, 12, 0], "CONV_2D"),
+        ("subgraphs.0.tensors.0.shape", [1, 12, 12, 3], "CONV_2D"),
         ("subgraphs.0.tensors.3.shape", [1, 10, 11, 4], "CONV_2D"),
         (f"{OPERATOR}.0.builtinOptions.strideH", 0, "CONV_2D"),
         (f"{OPERATOR}.0.builtinOptions.dilationWFactor", -1, "CONV_2D"),
