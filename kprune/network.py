@@ -36,7 +36,7 @@ class Tensor:
     Attributes:
         index: Its place in `Network.tensors`.
         name: As the converter called it; may be empty.
-        shape: Without the batch axis removed: `(1, height, width, channels)`.
+        shape: The batch axis first: `(1, height, width, channels)`.
         dtype: Type of the elements.
         scale: float32, one for the tensor or one per index of `quantized_axis`; empty when the
             tensor is not quantized. `real = scale * (q - zero_point)`.
