@@ -8,9 +8,12 @@ import numpy as np
 
 from kprune.c import elementwise, moving, weighted
 from kprune.c.names import unique_names
-from kprune.c.step import Argument, Array, Constant, Op, Place, Refusal, Step
+from kprune.c.step import Argument, Array, Constant, Op, Place, Refusal, Step, describe
 from kprune.errors import UnsupportedOpError
 from kprune.flatbuffer import Network, Operator, Tensor
+
+# Beyond any microcontroller's RAM, and beyond what is worth planning.
+_LARGEST_TENSOR = 2**26
 
 _LOWERINGS: dict[str, Callable[[Op], Step]] = {
     **weighted.LOWERINGS,
@@ -89,12 +92,14 @@ def _lower(network: Network, operator: Operator) -> Step:
     if operator.name not in _LOWERINGS:
         raise Refusal("there is no kernel for it")
     tensors = [network.tensors[i] for i in (*operator.inputs, *operator.outputs) if i >= 0]
-    empty = [tensor.index for tensor in tensors if 0 in tensor.shape and tensor.data is None]
-    if empty:
-        raise Refusal(f"tensors {empty} are empty")
+    for tensor in tensors:
+        if tensor.data is None and not 0 < tensor.num_bytes <= _LARGEST_TENSOR:
+            raise Refusal(f"{describe(tensor)} has shape {tensor.shape}")
+        if tensor.is_variable:
+            raise Refusal(f"{describe(tensor)} keeps its values between runs")
     try:
         step = _LOWERINGS[operator.name](Op(network, operator))
-    except (IndexError, ValueError) as error:
+    except (ArithmeticError, LookupError, ValueError, TypeError) as error:
         # Operators with the wrong number of inputs, axes beyond the shape, and the like.
         raise Refusal(f"its inputs and options do not fit together ({error})") from error
     return _with_operands(network, step)
