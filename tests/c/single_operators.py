@@ -225,6 +225,17 @@ def mean(draw: Draw) -> bytes:
     return net.build(y)
 
 
+def reduce_max(draw: Draw) -> bytes:
+    net = Single(draw)
+    x = net.image(channels=21)
+    axes = draw.choice([(1, 2), (1,), (3,), (2, 3)])
+    shape = [length for axis, length in enumerate(net.shape(x)) if axis not in axes]
+    y = net.like(x, shape)
+    inputs = [x, net.int32(*axes)]
+    net.operator("REDUCE_MAX", inputs, [y], schema.ReducerOptionsT(), version=2)
+    return net.build(y)
+
+
 def softmax(draw: Draw) -> bytes:
     net = Single(draw)
     x = net.input((draw.integer(1, 3), draw.integer(1, 20)), net.factor(-7, 1), net.zero())
@@ -376,6 +387,31 @@ def transpose(draw: Draw) -> bytes:
     return net.build(y)
 
 
+def split(draw: Draw) -> bytes:
+    """Both parts, joined again the other way round."""
+    net = Single(draw)
+    x = net.image()
+    axis = draw.choice([1, 2, 3])
+    shape = list(net.shape(x))
+    net.graph.tensors[x].shape = [n * 2 if a == axis else n for a, n in enumerate(shape)]
+    parts = [net.like(x, shape), net.like(x, shape)]
+    options = schema.SplitOptionsT(numSplits=2)
+    dimension = net.tensor((), None, dtype=schema.TensorType.INT32, data=np.array(axis, np.int32))
+    net.operator("SPLIT", [dimension, x], parts, options, version=2)
+    return net.build(net.concatenate(parts[::-1], axis))
+
+
+def tile(draw: Draw) -> bytes:
+    """Not in TensorFlow Lite Micro, but what Keras's UpSampling2D becomes."""
+    net = Single(draw)
+    x = net.image(longest=4)
+    axis = draw.choice([1, 2, 3])
+    counts = [draw.integer(2, 3) if a == axis else 1 for a in range(4)]
+    y = net.like(x, [n * count for n, count in zip(net.shape(x), counts, strict=True)])
+    net.operator("TILE", [x, net.int32(*counts)], [y], version=1)
+    return net.build(y)
+
+
 def resize_nearest(draw: Draw) -> bytes:
     net = Single(draw)
     x = net.image(longest=6)
@@ -402,6 +438,7 @@ OPERATORS: dict[str, Callable[[Draw], bytes]] = {
     "AVERAGE_POOL_2D": _pool("AVERAGE_POOL_2D"),
     "MAX_POOL_2D": _pool("MAX_POOL_2D"),
     "MEAN": mean,
+    "REDUCE_MAX": reduce_max,
     "SOFTMAX": softmax,
     "LOGISTIC": _function("LOGISTIC", -8, 1),
     "TANH": _function("TANH", -8, 1),
@@ -422,6 +459,7 @@ OPERATORS: dict[str, Callable[[Draw], bytes]] = {
     "CONCATENATION": concatenation,
     "STRIDED_SLICE": strided_slice,
     "TRANSPOSE": transpose,
+    "SPLIT": split,
     "RESIZE_NEAREST_NEIGHBOR": resize_nearest,
     "RESHAPE": reshape,
 }

@@ -118,6 +118,10 @@ typedef struct {
 
 void kp_mean(const kp_mean_shape *shape, const int8_t *input, int8_t *output);
 
+/* The largest value along the middle axis. */
+void kp_reduce_max(int32_t outer, int32_t reduced, int32_t inner, const int8_t *input,
+                   int8_t *output);
+
 /* Softmax of `rows` rows of `depth` values; the output has scale 1/256 and zero point -128.
  * exponentials: exp(-beta * scale * d) in Q0.31 for d = 0 ... count - 1; what lies further below
  *               the largest value of its row becomes 0.
