@@ -81,7 +81,7 @@ class Single(flatbuffer_zoo.Builder):
             kind = schema.TensorType.INT32
             inputs.append(self.tensor((count,), scale, dtype=kind, data=bias))
         typical = self.scale(x) * 2.0**-8 * 90 * math.sqrt(fan_in)
-        y = self.tensor(y_shape, typical * self.factor(-3, 3), self.zero())
+        y = self.tensor(y_shape, typical * self.factor(-1, 3), self.zero())
         return weights, inputs, y
 
     def window(self, x: int, *, dilated: bool = True) -> dict[str, Any]:
@@ -190,6 +190,36 @@ def fully_connected(draw: Draw) -> bytes:
     _, inputs, y = net.weighted(x, (units, depth), 0, (rows, units), per_tensor=per_tensor)
     options = schema.FullyConnectedOptionsT(fusedActivationFunction=net.activation())
     net.operator("FULLY_CONNECTED", [x, *inputs], [y], options, version=4)
+    return net.build(y)
+
+
+def rounding(draw: Draw) -> bytes:
+    """All 256 inputs times small weights, so that many results lie halfway between two bytes."""
+    net = Single(draw)
+    kind = draw.choice(["CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"])
+    filters = draw.integer(1, 6)
+    data = net.random.integers(-5, 6, filters).astype(np.int8)
+    scales = 2.0 ** net.random.integers(-2, 1, filters)
+    if kind == "FULLY_CONNECTED":
+        x = net.input((256, 1), 0.5, draw.integer(-9, 9))
+        weights = net.tensor((filters, 1), scales, data=data.reshape(filters, 1))
+        y_shape: tuple[int, ...] = (256, filters)
+        options: object = schema.FullyConnectedOptionsT()
+    elif kind == "CONV_2D":
+        x = net.input((1, 16, 16, 1), 0.5, draw.integer(-9, 9))
+        weights = net.tensor((filters, 1, 1, 1), scales, data=data.reshape(filters, 1, 1, 1))
+        y_shape = (1, 16, 16, filters)
+        options = schema.Conv2DOptionsT(strideH=1, strideW=1)
+        options.dilationHFactor = options.dilationWFactor = 1
+    else:
+        x = net.input((1, 16, 16, 1), 0.5, draw.integer(-9, 9))
+        data = np.pad(data.reshape(1, 1, 1, filters), [(0, 0), (1, 1), (1, 1), (0, 0)])
+        weights = net.tensor((1, 3, 3, filters), scales, data=data, axis=3)
+        y_shape = (1, 16, 16, filters)
+        options = schema.DepthwiseConv2DOptionsT(strideH=1, strideW=1, depthMultiplier=filters)
+        options.dilationHFactor = options.dilationWFactor = 1
+    y = net.tensor(y_shape, net.factor(0, 3), draw.integer(-9, 9))
+    net.operator(kind, [x, weights], [y], options, version=3)
     return net.build(y)
 
 
@@ -435,6 +465,7 @@ OPERATORS: dict[str, Callable[[Draw], bytes]] = {
     "DEPTHWISE_CONV_2D": depthwise_conv2d,
     "TRANSPOSE_CONV": transpose_conv,
     "FULLY_CONNECTED": fully_connected,
+    "ROUNDING": rounding,
     "AVERAGE_POOL_2D": _pool("AVERAGE_POOL_2D"),
     "MAX_POOL_2D": _pool("MAX_POOL_2D"),
     "MEAN": mean,
