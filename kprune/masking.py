@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from kprune.channels import Trace, mixing_points, trace
-from kprune.graph import Call, copy_layers, rebuild, unique
+from kprune.graph import Call, copy_layers, give_weights, rebuild, unique
 from kprune.ids import along_axis, core, varying
 from kprune.layers import ChannelMask
 
@@ -67,7 +67,7 @@ def add_masks(model: keras.Model, exclude: Iterable[str | keras.layers.Layer] = 
 
     masked = rebuild(found.graph, call)
     for layer in found.graph.layers:
-        copies[id(layer)].set_weights(layer.get_weights())
+        give_weights(copies[id(layer)], layer.get_weights())
     return masked
 
 
