@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, count
+from tempfile import TemporaryDirectory
 from types import FunctionType, MappingProxyType
 from typing import Any
 
@@ -162,11 +163,17 @@ def _copy(operation: keras.Operation, change: dict[str, object]) -> keras.Operat
     # A function of the user's (an activation, say) need not be registered.
     functions = [f for f in vars(operation).values() if isinstance(f, FunctionType)]
     with keras.saving.custom_object_scope({f.__name__: f for f in functions}):
-        if not isinstance(operation, keras.layers.Lambda):
-            return type(operation).from_config(config)
-        copy = type(operation).from_config(config, safe_mode=False)
-    # Its config holds byte code, which no longer finds the names around it.
-    copy.function = operation.function
+        if isinstance(operation, keras.layers.Lambda):
+            copy = type(operation).from_config(config, safe_mode=False)
+            # Its config holds byte code, which no longer finds the names around it.
+            copy.function = operation.function
+        else:
+            copy = type(operation).from_config(config)
+    if hasattr(operation, "save_assets"):
+        # What a lookup has learned from data is neither in its config nor in its weights.
+        with TemporaryDirectory() as folder:
+            operation.save_assets(folder)
+            copy.load_assets(folder)
     return copy
 
 

@@ -29,7 +29,9 @@ def add_masks(model: keras.Model, exclude: Iterable[str | keras.layers.Layer] = 
 
     Returns:
         A new, uncompiled functional model with copies of the layers and weights of `model`, and
-        `ChannelMask` layers in between. Layer names are those of `model`.
+        `ChannelMask` layers in between. Names of layers, inputs and outputs are those of `model`,
+        and what was frozen is frozen. Compile it as you compiled `model`, whose optimizer and its
+        state stay with `model`: its momenta belong to variables that the new model does not have.
 
     Raises:
         TypeError: `model` is no Keras model.

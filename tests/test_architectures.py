@@ -160,6 +160,20 @@ def test_a_shared_layer_is_one_layer_still() -> None:
     assert sum(isinstance(layer, layers.Conv2D) for layer in small.layers) == 2
 
 
+def test_what_a_lookup_has_learned_is_copied() -> None:
+    words = keras.Input((4,), dtype="int32", name="words")
+    lookup = layers.IntegerLookup(name="lookup")
+    lookup.adapt(np.array([3, 5, 7]))
+    x = layers.Flatten(name="flatten")(layers.Embedding(6, 5, name="table")(lookup(words)))
+    model = keras.Model(words, layers.Dense(2, name="scores")(x))
+    x = np.array([[3, 5, 7, 9]])
+
+    masked = close_at_random(add_masks(model))
+
+    assert_close(add_masks(model)(x), model(x))
+    assert_close(slim(masked)(x), masked(x))
+
+
 @pytest.mark.parametrize("as_name", [True, False])
 def test_an_excluded_layer_keeps_its_channels_and_their_group(as_name: bool) -> None:
     model = residual()

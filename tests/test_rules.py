@@ -286,6 +286,20 @@ def test_a_tensor_that_is_repeated_over_channels_stays() -> None:
     assert "'outer' (Multiply) makes them of one axis of each" in reasons(model)["outer"]
 
 
+def test_a_group_that_can_go_in_part_says_what_stays(capsys: pytest.CaptureFixture[str]) -> None:
+    inputs = keras.Input(IMAGE, name="input")
+    a = layers.Conv2D(5, 1, name="a")(inputs)
+    b = layers.Conv2D(8, 1, name="b")(inputs)
+    x = layers.Add()([layers.Concatenate()([inputs, a]), b])
+    model = keras.Model(inputs, layers.Conv2D(2, 1, name="reader")(x))
+
+    kprune.summary(model)
+
+    assert reasons(model)["b"] == "3 of 8: input of the model"
+    assert "3 of 8: input of the model" in capsys.readouterr().out
+    assert slim(close_at_random(add_masks(model), share=1)).get_layer("b").filters == 4
+
+
 def test_constants_of_normalization_stay_statistics_are_no_parameters() -> None:
     x = inputs = keras.Input((5,), name="input")
     normalize = layers.Normalization(name="normalize")
@@ -297,6 +311,21 @@ def test_constants_of_normalization_stay_statistics_are_no_parameters() -> None:
 
     assert stated_cost(model)["params"] == 5 * 6 + 6 + 6 * 2 + 2
     assert_close(small.get_layer("normalize")(np.ones((1, 5))), normalize(np.ones((1, 5))))
+
+
+def test_layers_with_other_weights_are_refused_all_by_name() -> None:
+    inputs = keras.Input((5,), name="input")
+    quantized, adapted = layers.Dense(4, name="quantized"), layers.Dense(3, name="adapted")
+    model = keras.Model(inputs, layers.Dense(2)(adapted(quantized(inputs))), name="tuned")
+    quantized.quantize("int8")
+    adapted.enable_lora(2)
+
+    with pytest.raises(
+        kprune.UnsupportedLayerError,
+        match=r"Layers of 'tuned' cannot be taken: 'quantized' \(Dense\) quantized "
+        r"to int8: prune first, quantize after; 'adapted' \(Dense\) with LoRA weights: save and",
+    ):
+        trace(model)
 
 
 # --- Rules of one's own -------------------------------------------------------------------------
