@@ -132,6 +132,20 @@ def recurrent(site: Site) -> Flow:
     return Flow(fresh(site, "feeds them back to itself"), weights, mixes=True)
 
 
+@rule(layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D)
+def convolutional_recurrent(site: Site) -> Flow:
+    for state in site.inputs[1:]:
+        site.hold(state, "starts from them")
+    channel_axis = 1 if site.axis == 0 else -1  # axis 0 is time
+    steps = 1 if site.layer.return_sequences else len(site.x)
+    uses = steps * _positions(site)
+    weights = {
+        "kernel": Weight({-2: site.read(channel_axis)}, uses),
+        "recurrent_kernel": Weight({}, uses),
+    }
+    return Flow(fresh(site, "feeds them back to itself"), weights, mixes=True)
+
+
 def _positions(site: Site) -> int:
     """Output positions: how often each kernel element is used."""
     return math.prod(site.shape) // site.layer.filters

@@ -66,7 +66,9 @@ def _macs(call: Call) -> int:
     kernels = [w for w in getattr(layer, "weights", ()) if w.name.endswith("kernel")]
     if isinstance(layer, BARRIERS):
         return 0
-    if isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional):
+    if type(layer).__name__.startswith("ConvLSTM"):
+        uses = before[1] * math.prod(after[2 if layer.return_sequences else 1 : -1])
+    elif isinstance(layer, keras.layers.RNN | keras.layers.Bidirectional):
         uses = before[1]
     elif isinstance(layer, keras.layers.EinsumDense):
         x, kernel = layer.equation.replace("->", ",").split(",")[:2]
@@ -82,6 +84,5 @@ def _macs(call: Call) -> int:
 # Layers that kprune has no rule for, and so no MACs.
 BARRIERS = (
     keras.layers.TimeDistributed,
-    keras.layers.ConvLSTM1D,
     keras.layers.MultiHeadAttention,
 )
