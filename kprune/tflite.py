@@ -23,6 +23,9 @@ from kprune.tfmot import TfmotModel
 
 FORMATS = ("int8", "int16x8", "float")
 
+# Operators whose kernels in TensorFlow Lite Micro take floats and no integers.
+_FLOAT_ONLY = {"CEIL", "COS", "EXP", "FLOOR", "LOG", "ROUND", "SIN", "SQRT", "SQUARE"}
+
 # Appended to the name of each layer with its number, so that the names of tensors lead back to it.
 _MARK = "-kp"
 
@@ -119,8 +122,8 @@ def convert(graph: Graph, samples: list[np.ndarray], format: str) -> bytes:
             text = f"{error}\n{said()}"
             names = ", ".join(map(repr, _named(graph, text))) or "a layer that it does not name"
             raise ValueError(
-                f"TensorFlow cannot convert {graph.name!r} to {format}, because of {names}. "
-                f"It says: {_without_marks(str(error))}"
+                f"TensorFlow cannot convert {graph.name!r} to {format}, because of layer {names}. "
+                f"It says: {_without_marks(text).strip()}"
             ) from error
 
 
@@ -155,15 +158,22 @@ def check_operators(graph: Graph, network: Network, format: str) -> None:
     names = layer_names(graph, network)
     refused = []
     for operator in network.operators:
-        tensor = network.tensors[operator.outputs[0]]
-        layer = names.get(tensor.index, "an unnamed part of the model")
-        if not has_operator(operator.options.get("custom_code") or operator.name):
-            refused.append(f"layer {layer!r} became {operator.name}")
-        elif format != "float" and tensor.dtype == np.float32:
-            refused.append(f"layer {layer!r} became {operator.name} in float")
+        kind = operator.options.get("custom_code") or operator.name
+        is_float = network.tensors[operator.outputs[0]].dtype == np.float32
+        if not has_operator(kind):
+            why = ""
+        elif format != "float" and is_float and kind != "DEQUANTIZE":
+            why = ", which the converter has in float only"
+        elif not is_float and kind in _FLOAT_ONLY:
+            why = ", which TensorFlow Lite Micro has in float only"
+        else:
+            continue
+        layer = names.get(operator.outputs[0])
+        label = f"layer {layer!r}" if layer else "an unnamed part"
+        refused.append(f"{label} became {kind}{why}")
     if refused:
         raise UnsupportedOpError(
-            "TensorFlow Lite Micro has no operator for parts of this network: "
+            f"TensorFlow Lite Micro cannot run this network in {format}: "
             f"{'; '.join(dict.fromkeys(refused))}. Replace these layers."
         )
 
