@@ -5,6 +5,10 @@ from .errors import ToolNotFoundError as ToolNotFoundError
 from .errors import UnsupportedLayerError as UnsupportedLayerError
 from .errors import UnsupportedOpError as UnsupportedOpError
 from .layers import ChannelMask as ChannelMask
+from .rules import Flow as Flow
+from .rules import Site as Site
+from .rules import Weight as Weight
+from .rules import rule as rule
 from .masking import add_masks as add_masks
 from .masking import close_channels as close_channels
 from .cost import Budget as Budget
@@ -19,4 +23,9 @@ from .validation import validate as validate
 from .repacking import repack as repack
 from .inspection import inspect as inspect
 from .c.array import to_c_array as to_c_array
+from .c.network import to_c as to_c
 from .c.files import write_files as write_files
+from .simulation import simulate as simulate
+from .simulation import Simulation as Simulation
+from .firmware import firmware as firmware
+from .firmware import flash as flash

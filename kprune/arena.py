@@ -44,6 +44,9 @@ _RECORD_BYTES = {
     "TRANSPOSE_CONV": 88,
 }
 _LARGEST_RECORD = 256
+
+# Kernels whose scratch buffers are not modelled here.
+_UNPLANNED = ("CUSTOM", "SVDF", "UNIDIRECTIONAL_SEQUENCE_LSTM")
 _PER_CHANNEL = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 
 
@@ -129,7 +132,7 @@ def plan(network: Network) -> Plan:
 
     Raises:
         UnsupportedOpError: The network has further subgraphs, whose lifetimes depend on the
-            operator that runs them.
+            operator that runs them, or an operator whose scratch buffers are not known.
     """
     return _plan(network, _reference_scratch)
 
@@ -172,6 +175,9 @@ def _record_bytes(operator: Operator, network: Network) -> int:
         if not is_dense or len(weights.scale) > 1:
             channels = weights.shape[0] if is_dense else _channels(operator, network)
             size += 2 * _aligned(4 * channels)
+    if operator.name == "BATCH_MATMUL":
+        # It keeps transposed copies.
+        size += sum(_aligned(network.tensors[i].num_bytes) for i in operator.inputs if i != -1)
     return size + _ALIGNMENT
 
 
@@ -209,6 +215,12 @@ def _plan(network: Network, scratch: "_Rule") -> Plan:
         raise UnsupportedOpError(
             f"plan cannot lay out a network with {len(network.subgraphs)} further subgraphs "
             "(IF, WHILE, CALL_ONCE): only a run tells when their tensors live."
+        )
+    unplanned = sorted({o.name for o in network.operators if o.name in _UNPLANNED})
+    if unplanned:
+        raise UnsupportedOpError(
+            f"plan does not know the scratch buffers of {', '.join(unplanned)}: measure the arena "
+            "with TensorFlow Lite Micro instead (kprune.tflm.measure_arena)."
         )
     first, last = _lifetimes(network)
     held = [t for t in network.tensors if _is_planned(t)]
@@ -263,12 +275,16 @@ def _axes_scratch(operator: Operator, network: Network) -> list[int]:
     return [4 * len(source.shape), 4 * axes.size]
 
 
-def _sums_scratch(operator: Operator, network: Network) -> list[int]:
-    return [4 * network.tensors[operator.outputs[0]].size]
-
-
 def _mean_scratch(operator: Operator, network: Network) -> list[int]:
-    return _axes_scratch(operator, network) + _sums_scratch(operator, network)
+    output = network.tensors[operator.outputs[0]]
+    sums = [4 * output.size] if output.dtype.kind == "i" else []
+    return sums + _axes_scratch(operator, network)
+
+
+def _transposed_scratch(operator: Operator, network: Network) -> list[int]:
+    output = network.tensors[operator.outputs[0]]
+    sum_bytes = {"int8": 4, "int16": 8}.get(output.dtype.name, 0)
+    return [sum_bytes * output.size] if sum_bytes else []
 
 
 def _mirror_scratch(operator: Operator, network: Network) -> list[int]:
@@ -305,10 +321,11 @@ _REFERENCE_SCRATCH: dict[str, _Rule] = {
     "ADD_N": _pointers_scratch,
     "MEAN": _mean_scratch,
     "MIRROR_PAD": _mirror_scratch,
+    "REDUCE_ALL": _axes_scratch,
     "REDUCE_MAX": _axes_scratch,
     "REDUCE_MIN": _axes_scratch,
     "SUM": _mean_scratch,
-    "TRANSPOSE_CONV": _sums_scratch,
+    "TRANSPOSE_CONV": _transposed_scratch,
 }
 
 # arm_..._get_buffer_size of CMSIS-NN, for cores with DSP instructions.

@@ -81,8 +81,8 @@ class Board:
 
 # Bare metal: flash from the linker map; RAM is the stack of the board's linker script plus 64
 # bytes of static variables.
-_SMALL = Reserve(3584, 2 * KIB + 64, measured=True)
-_BARE = Reserve(3584, 4 * KIB + 64, measured=True)
+_SMALL = Reserve(4 * KIB, 2 * KIB + 64, measured=True)
+_BARE = Reserve(4 * KIB, 4 * KIB + 64, measured=True)
 _MBED = Reserve(96 * KIB, 56 * KIB, measured=False)
 _RENESAS = Reserve(56 * KIB, 8 * KIB, measured=False)
 _OTHER_CORE = Reserve(96 * KIB, 32 * KIB, measured=False)

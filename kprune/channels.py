@@ -5,6 +5,7 @@ the channels that remain are numbered from 0. A **gate vector** is a boolean arr
 numbers; the live part of any tensor, weight or layer argument is then one NumPy lookup.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -12,8 +13,9 @@ import keras
 import numpy as np
 from keras import tree
 
+from kprune import layer_rules, operation_rules  # noqa: F401, they fill the tables of rules
 from kprune.graph import Call, Graph, read_graph
-from kprune.ids import ChannelIds, connected, core, tighten, varying
+from kprune.ids import ChannelIds, along_axis, connected, core, spread, tighten, varying
 from kprune.layers import ChannelMask
 from kprune.rules import Flow, Site, flow, shape_of
 
@@ -38,14 +40,18 @@ class Group:
 
     @property
     def prunable(self) -> bool:
-        return not self.reason
+        """Whether any channel of the group can be removed."""
+        return len(self.held) < len(self.channels)
 
     @property
     def reason(self) -> str:
-        """Why nothing of the group can be removed; empty if something can."""
-        if len(self.held) == len(self.channels):
-            return next(iter(self.held.values()))
-        return "it is a single channel" if len(self.channels) == 1 else ""
+        """Why channels of the group must stay; empty if all but one can be removed."""
+        if not self.prunable:
+            return "; ".join(dict.fromkeys(self.held.values()))
+        return "; ".join(
+            f"{count} of {len(self.channels)}: {why}"
+            for why, count in Counter(self.held.values()).items()
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,10 +95,7 @@ class Trace:
     @property
     def free(self) -> np.ndarray:
         """The channels that may be closed, as a boolean array over all channels."""
-        free = np.zeros(self.num_channels, bool)
-        for group in self.groups:
-            if group.prunable:
-                free[group.channels] = True
+        free = np.ones(self.num_channels, bool)
         free[list(self.held)] = False
         return free
 
@@ -100,7 +103,7 @@ class Trace:
     def masks(self) -> list[tuple[ChannelMask, np.ndarray]]:
         """The mask layers, each with the channels that its gates stand for."""
         return [
-            (call.operation, along_axis(self.tensors[id(call.inputs[0])], call.operation.axis))
+            (call.operation, _gated(call, self.tensors))
             for call in self.graph.calls
             if isinstance(call.operation, ChannelMask)
         ]
@@ -121,13 +124,13 @@ def trace(model: keras.Model, exclude: Iterable[str] = ()) -> Trace:
 
     Example:
         >>> model = keras.Sequential([
-        ...     keras.Input((8, 8, 3)),
+        ...     keras.Input((8, 8, 3), name="image"),
         ...     keras.layers.Conv2D(4, 3, name="conv"),
         ...     keras.layers.Flatten(),
         ...     keras.layers.Dense(2, name="scores"),
         ... ])
         >>> [(g.name, len(g.channels), g.reason) for g in trace(model).groups]
-        [('input', 3, 'input of the model'), ('conv', 4, ''), ('scores', 2, 'output of the model')]
+        [('image', 3, 'input of the model'), ('conv', 4, ''), ('scores', 2, 'output of the model')]
     """
     graph = read_graph(model)
     ids = ChannelIds()
@@ -180,28 +183,25 @@ def mixing_points(
     return points
 
 
-def along_axis(channels: np.ndarray, axis: int) -> np.ndarray:
-    """The channels of a traced tensor along the axis on which they change, shape `(n,)`.
-
-    Axes are those of the tensor, with the batch axis, as Keras counts them.
-    """
-    axis = axis - 1 if axis > 0 else axis + channels.ndim
-    return channels[tuple(slice(None) if a == axis else 0 for a in range(channels.ndim))]
-
-
 def live_shape(channels: np.ndarray, live: np.ndarray) -> tuple[int, ...]:
     """The shape that is left of a traced tensor (or vector) under a gate vector."""
     shape = list(channels.shape)
     for axis in varying(channels):
-        shape[axis] = int(live[along_axis(channels, axis + 1)].sum())
+        shape[axis] = int(live[along_axis(channels, axis)].sum())
     return tuple(shape)
 
 
 def _input(ids: ChannelIds, tensor: keras.KerasTensor) -> np.ndarray:
     shape = shape_of(tensor)
-    made = ids.make("input", shape[-1] if shape else 1)
+    made = ids.make(tensor.name, shape[-1] if shape else 1)
     ids.hold(made, "input of the model")
-    return np.broadcast_to(made, shape)
+    return spread(made, -1, shape)
+
+
+def _gated(call: Call, tensors: Mapping[int, np.ndarray]) -> np.ndarray:
+    """What the gates of a mask stand for, shape `(gates,)`."""
+    axis = call.operation.axis
+    return along_axis(tensors[id(call.inputs[0])], axis - 1 if axis > 0 else axis)
 
 
 def _tie_shared_layers(graph: Graph, flows: list[Flow], ids: ChannelIds) -> None:
@@ -229,8 +229,7 @@ def _hold_unmasked(
             channels = tensors[id(point.tensor)]
             ids.hold(channels, f"no mask in front of {point.mixer.operation.name!r}")
     for call in masks:
-        channels = along_axis(tensors[id(call.inputs[0])], call.operation.axis)
-        ids.hold(channels[list(call.operation.fixed)], "excluded by the caller")
+        ids.hold(_gated(call, tensors)[list(call.operation.fixed)], "excluded by the caller")
 
 
 def _number(
@@ -251,11 +250,25 @@ def _number(
         config = {name: number(a) for name, a in f.config.items()}
         return replace(f, output=output, weights=weights, config=config)
 
+    makers = [(name, labels[made]) for name, made in ids.makers]
     return Trace(
         graph=graph,
         flows=[renumber(f) for f in flows],
         tensors={key: number(a) for key, a in tensors.items()},
         num_channels=int(labels.max()) + 1,
-        held=ids.reasons(labels),
-        makers=[(name, labels[made]) for name, made in ids.makers],
+        held={**_only_ones(makers), **ids.reasons(labels)},
+        makers=makers,
     )
+
+
+def _only_ones(makers: list[tuple[str, np.ndarray]]) -> dict[int, str]:
+    """Channels without which a layer would make none."""
+    why = {}
+    for name, channels in makers:
+        if (channels == channels[0]).all():
+            why[int(channels[0])] = (
+                f"the only channel of {name!r}"
+                if len(channels) == 1
+                else f"the {len(channels)} channels of {name!r} stand and fall together"
+            )
+    return why

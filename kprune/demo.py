@@ -7,7 +7,7 @@ and C. Kaynak for the UCI repository), so nothing is downloaded.
 import json
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,20 @@ from rich.table import Table
 
 from kprune.c.array import to_c_array
 from kprune.c.files import write_files
+from kprune.c.network import to_c
 from kprune.callbacks import PruneCallback
 from kprune.cost import Budget
 from kprune.errors import ToolNotFoundError
-from kprune.interpreters import run_tflite
+from kprune.flatbuffer import read
+from kprune.interpreters import quantize, run_tflite
 from kprune.masking import add_masks
-from kprune.report import plot_run, profile
+from kprune.report import Profile, plot_run, profile
+from kprune.simulation import simulate
 from kprune.slimming import slim
 from kprune.tflite import to_tflite
 
 BUDGET = Budget(macs=0.25)
+BOARD = "stm32f405"
 EPOCHS = 60
 BATCH = 32
 
@@ -48,15 +52,30 @@ class Stage:
     bytes: int | None = None
 
 
+@dataclass(frozen=True)
+class BoardRun:
+    """What a network takes on the board; RAM without the stack."""
+
+    network: str
+    board: str
+    accuracy: float
+    instructions: int
+    flash_bytes: int
+    ram_bytes: int
+    stack_bytes: int
+
+
 def run_demo(folder: Path, console: Console | None = None) -> dict:
     """Train, slim, quantise, write and verify a network for handwritten digits.
 
     Args:
-        folder: Where the models, the C files, `report.png` and `report.json` go.
-        console: Where progress and the table are shown; nowhere if None.
+        folder: Where the models, `report.png` and `report.json` go; `tflm/` in it gets the C array,
+            `c/` the stand-alone C.
+        console: Where progress and the tables are shown; nowhere if None.
 
     Returns:
-        What `report.json` says: the stages with their accuracy on the test images.
+        What `report.json` says: the stages with their accuracy on the test images, and what the
+        networks take on the simulated board (None, where its tools are not installed).
 
     Raises:
         ToolNotFoundError: scikit-learn or TensorFlow Lite Micro is not installed.
@@ -73,28 +92,43 @@ def run_demo(folder: Path, console: Console | None = None) -> dict:
     verbose = 0 if console.quiet else 1
     history = train(masked, data, [PruneCallback(BUDGET, verbose=verbose)], console)
     small = slim(masked)
-    flatbuffers = [to_tflite(network, representative_data=x[:200]) for network in (dense, small)]
+    networks = {"dense": dense, "slim": small}
+    flatbuffers = {
+        name: to_tflite(network, representative_data=x[:200]) for name, network in networks.items()
+    }
     stages = [
-        *_stages("dense", dense, flatbuffers[0], data),
-        *_stages("slim", small, flatbuffers[1], data),
+        stage
+        for name, network in networks.items()
+        for stage in _stages(name, network, flatbuffers[name], data)
     ]
-    c_files = to_c_array(flatbuffers[1], name="digits")
-    _check_array(c_files["digits_model_data.cc"], flatbuffers[1])
-
-    after = profile(small)
-    report = {"budget": BUDGET.asked, "stages": [asdict(stage) for stage in stages]}
-    models = {"dense.keras": dense, "masked.keras": masked, "slim.keras": small}
-    with tempfile.TemporaryDirectory() as temporary:
-        for name, network in models.items():
-            network.save(Path(temporary) / name)
-        plot_run(history, after, before, Path(temporary) / "report.png")
-        files = {path.name: path.read_bytes() for path in sorted(Path(temporary).iterdir())}
-    files["digits.tflite"] = flatbuffers[1]
-    files["report.json"] = (json.dumps(report, indent=2) + "\n").encode()
-    write_files({**files, **c_files}, folder)
     console.print(_table(stages))
-    console.print(f"Written to {folder}/: {', '.join([*files, *c_files])}")
+    boards = _simulated(flatbuffers, data, console)
+    report = {
+        "budget": BUDGET.asked,
+        "stages": [asdict(stage) for stage in stages],
+        "board": None if boards is None else [asdict(run) for run in boards],
+    }
+    array = to_c_array(flatbuffers["slim"], name="digits")
+    _check_array(array["digits_model_data.cc"], flatbuffers["slim"])
+    files = _binaries({**networks, "masked": masked}, history, (profile(small), before))
+    files["digits.tflite"] = flatbuffers["slim"]
+    files["report.json"] = (json.dumps(report, indent=2) + "\n").encode()
+    write_files(array, folder / "tflm")
+    write_files(to_c(flatbuffers["slim"], name="digits"), folder / "c")
+    write_files(files, folder)
+    console.print(f"Written to {folder}/: {', '.join(files)}, and C in tflm/ and c/")
     return report
+
+
+def _binaries(
+    networks: Mapping[str, keras.Model], history: dict, profiles: tuple[Profile, Profile]
+) -> dict[str, str | bytes]:
+    """The Keras files and the picture, as bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, network in networks.items():
+            network.save(Path(folder) / f"{name}.keras")
+        plot_run(history, *profiles, Path(folder) / "report.png")
+        return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
 
 
 def load_digits() -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
@@ -196,7 +230,7 @@ def _stages(name: str, network: keras.Model, flatbuffer: bytes, data: tuple) -> 
     outputs = {
         "float": network.predict(x_test, verbose=0),
         "int8, LiteRT": run_tflite(flatbuffer, x_test),
-        "int8, TFLite Micro": run_tflite(flatbuffer, x_test, interpreter="tflm"),
+        "int8, TFLM": run_tflite(flatbuffer, x_test, interpreter="tflm"),
     }
     return [
         Stage(
@@ -209,6 +243,52 @@ def _stages(name: str, network: keras.Model, flatbuffer: bytes, data: tuple) -> 
         )
         for form, scores in outputs.items()
     ]
+
+
+def _simulated(
+    flatbuffers: Mapping[str, bytes], data: tuple, console: Console
+) -> list[BoardRun] | None:
+    """Run the stand-alone C of each network on the simulated board, every test image."""
+    try:
+        runs = [_board_run(name, flatbuffer, data) for name, flatbuffer in flatbuffers.items()]
+    except ToolNotFoundError as error:
+        console.print(f"Not run on a simulated board: {error}")
+        return None
+    console.print(_board_table(runs))
+    return runs
+
+
+def _board_run(name: str, flatbuffer: bytes, data: tuple) -> BoardRun:
+    x_test, y_test = data[1]
+    network = read(flatbuffer)
+    bytes_in = quantize(x_test, network.tensors[network.inputs[0]])
+    with tempfile.TemporaryDirectory() as folder:
+        write_files(to_c(flatbuffer, name="digits"), folder)
+        host = simulate(folder, bytes_in, board="host")
+        result = simulate(folder, bytes_in, board=BOARD)
+    expected = run_tflite(flatbuffer, bytes_in, interpreter="tflm")
+    if not all(np.array_equal(run.outputs, expected) for run in (host, result)):
+        raise RuntimeError(f"{BOARD}, the host and TensorFlow Lite Micro give different bytes.")
+    return BoardRun(
+        name,
+        BOARD,
+        float((result.outputs.argmax(-1) == y_test).mean()),
+        result.instructions or 0,
+        result.flash_bytes,
+        result.ram_bytes - result.ram["stack"],
+        result.stack_bytes or 0,
+    )
+
+
+def _board_table(runs: Sequence[BoardRun]) -> Table:
+    table = Table(title=f"the same on a simulated {BOARD}, byte-equal to the host", box=box.SIMPLE)
+    table.add_column("network")
+    for heading in ("accuracy", "instructions", "flash", "RAM", "stack"):
+        table.add_column(heading, justify="right")
+    for run in runs:
+        figures = (run.instructions, run.flash_bytes, run.ram_bytes, run.stack_bytes)
+        table.add_row(run.network, f"{run.accuracy:.1%}", *(f"{figure:,}" for figure in figures))
+    return table
 
 
 def _check_array(source: str, flatbuffer: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
@@ -14,8 +13,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-import kprune
-from kprune.boards import BOARDS, Board, board as find_board
+from kprune.boards import BOARDS, Board
+from kprune.boards import board as find_board
+from kprune.c.array import to_c_array
+from kprune.c.network import to_c
 from kprune.errors import ToolNotFoundError
 from kprune.simulation import microcontroller, read_network, simulate
 
@@ -36,11 +37,22 @@ _CORE_INDEX = {
 }
 
 
+# What people install for TensorFlow Lite Micro on Arduino, and the cores that it supports.
+_TFLM_LIBRARY = "Chirale_TensorFLowLite (2.0.0)"
+_TFLM_CORES = {
+    "arduino:mbed_nano",
+    "arduino:mbed_nicla",
+    "arduino:mbed_portenta",
+    "arduino:mbed_giga",
+    "arduino:esp32",
+}
+
+
 def firmware(
     network: bytes | Mapping[str, str],
     board: str,
     name: str,
-    runtime: Literal["c"] = "c",
+    runtime: Literal["c", "tflm"] = "c",
     golden: int = 3,
 ) -> dict[str, str]:
     """Write a complete project for a board: build, flash, type `test`, see the answers.
@@ -50,10 +62,11 @@ def firmware(
     protocol of `microcontroller/app/protocol.h` over the serial port.
 
     Args:
-        network: The content of a `.tflite` file, or what `to_c` made of it.
+        network: The content of a `.tflite` file; or, for runtime "c", what `to_c` made of it.
         board: A board with a project; the error for any other one lists them.
         name: A C identifier: begins every symbol, and names the library.
-        runtime: "c": the code that `to_c` writes.
+        runtime: "c": the code that `to_c` writes. "tflm": the flatbuffer itself, for a TensorFlow
+            Lite Micro library that you have installed; the README in the project says which.
         golden: How many golden vectors to put in: inputs whose outputs this computer has
             computed, which the board is to reproduce bit for bit. They cost their outputs in
             flash. 0: none, and no C compiler is needed here.
@@ -62,18 +75,38 @@ def firmware(
         Text by path inside the project, for `write_project`.
 
     Raises:
-        ValueError: kprune writes no project for the board.
+        ValueError: kprune writes no project for the board, or none for that runtime.
+        UnsupportedOpError: The runtime has no code for an operator of the network.
         ToolNotFoundError: `golden` is not 0, and there is no C compiler.
+
+    Example:
+        >>> from pathlib import Path
+        >>> flatbuffer = Path("gesture.tflite").read_bytes()     # doctest: +SKIP
+        >>> files = firmware(flatbuffer, "nucleo_f446re", "gesture")        # doctest: +SKIP
+        >>> write_project(files, "gesture_firmware")        # doctest: +SKIP
     """
     target = find_board(board)
     if target.program not in ("arduino", "bare-metal"):
         able = ", ".join(b.name for b in BOARDS.values() if b.program in ("arduino", "bare-metal"))
         raise ValueError(f"kprune writes no project for board {board!r}, only for: {able}.")
-    model = dict(network) if isinstance(network, Mapping) else kprune.to_c(network, name=name)
+    model = _model_files(network, name, runtime)
     if golden:
-        model["golden.c"] = golden_vectors(model, golden)
+        code = model if runtime == "c" else _model_files(network, name, "c")
+        model["golden.c"] = golden_vectors(code, golden)
     make = _arduino_library if target.program == "arduino" else _stm32_project
-    return make(model, target, name)
+    return make(model, target, name, runtime)
+
+
+def _model_files(network: bytes | Mapping[str, str], name: str, runtime: str) -> dict[str, str]:
+    if runtime not in ("c", "tflm"):
+        raise ValueError(f"runtime must be 'c' or 'tflm', got {runtime!r}.")
+    if isinstance(network, Mapping):
+        if runtime == "tflm":
+            raise ValueError("runtime='tflm' needs the flatbuffer, not the files of to_c.")
+        return dict(network)
+    if runtime == "tflm":
+        return to_c_array(network, name, style="arduino")
+    return to_c(network, name)
 
 
 # Golden vectors
@@ -142,12 +175,24 @@ def _golden_text(seeds: list[int], outputs: NDArray[np.int8]) -> str:
 
 # Projects
 
+_ADAPTERS = {"c": "network.c", "tflm": "network_tflm.cpp"}
 _APP = ("network.h", "port.h", "protocol.h", "protocol.c", "stack.h", "stack.c", "golden.h")
 
 
-def _arduino_library(model: Mapping[str, str], board: Board, name: str) -> dict[str, str]:
+def _arduino_library(
+    model: Mapping[str, str], board: Board, name: str, runtime: str
+) -> dict[str, str]:
+    if runtime == "tflm" and _core(board) not in _TFLM_CORES:
+        able = ", ".join(
+            b.name for b in BOARDS.values() if b.program == "arduino" and _core(b) in _TFLM_CORES
+        )
+        raise ValueError(
+            f"the TensorFlow Lite Micro library for Arduino does not support board {board.name!r}, "
+            f"only {able}. Use runtime='c', which needs no library."
+        )
     app = {file: _source("app", file) for file in _APP}
-    app["network.c"] = _filled("app/network.c.in", name, board)
+    adapter = _ADAPTERS[runtime]
+    app[adapter] = _filled(f"app/{adapter}.in", name, board)
     app["protocol.c"] = app["protocol.c"].replace(
         '#define BOARD_NAME "unknown"', f'#define BOARD_NAME "{board.name}"'
     )
@@ -155,18 +200,27 @@ def _arduino_library(model: Mapping[str, str], board: Board, name: str) -> dict[
     app["golden.c"] = model.get("golden.c") or _source("app", "no_golden.c")
     sketch = f"examples/{name}_serial"
     return {
-        "README.md": _filled("arduino/README.md.in", name, board),
-        "library.properties": _filled("arduino/library.properties.in", name, board),
+        "README.md": _readme("arduino", name, board, runtime),
+        "library.properties": _library_properties(name, board, runtime),
         f"{sketch}/{name}_serial.ino": _filled("arduino/serial.ino.in", name, board),
-        f"{sketch}/sketch.yaml": _sketch_yaml(board),
+        f"{sketch}/sketch.yaml": _sketch_yaml(board, runtime),
         **{f"src/{file}": text for file, text in model.items() if file != "golden.c"},
         **{f"src/kprune/{file}": text for file, text in app.items()},
     }
 
 
-def _sketch_yaml(board: Board) -> str:
+def _library_properties(name: str, board: Board, runtime: str) -> str:
+    text = _filled("arduino/library.properties.in", name, board)
+    return text + (f"depends={_TFLM_LIBRARY.split()[0]}\n" if runtime == "tflm" else "")
+
+
+def _core(board: Board) -> str:
     assert board.fqbn is not None
-    core = ":".join(board.fqbn.split(":")[:2])
+    return board.fqbn.rpartition(":")[0]
+
+
+def _sketch_yaml(board: Board, runtime: str) -> str:
+    core = _core(board)
     lines = [
         f"default_profile: {board.name}",
         "profiles:",
@@ -178,15 +232,20 @@ def _sketch_yaml(board: Board) -> str:
     if core in _CORE_INDEX:
         lines.append(f"        platform_index_url: {_CORE_INDEX[core]}")
     lines += ["    libraries:", "      - dir: ../.."]
+    if runtime == "tflm":
+        lines.append(f"      - {_TFLM_LIBRARY}")
     return "\n".join(lines) + "\n"
 
 
-def _stm32_project(model: Mapping[str, str], board: Board, name: str) -> dict[str, str]:
+def _stm32_project(
+    model: Mapping[str, str], board: Board, name: str, runtime: str
+) -> dict[str, str]:
     tree = microcontroller()
-    app = sorted(path.name for path in (tree / "app").iterdir())
+    unused = {f"{adapter}.in" for adapter in _ADAPTERS.values()} - {f"{_ADAPTERS[runtime]}.in"}
+    app = sorted({path.name for path in (tree / "app").iterdir()} - unused)
     own = sorted(path.name for path in (tree / "boards" / board.name).iterdir())
     return {
-        "README.md": _filled("stm32/README.md.in", name, board),
+        "README.md": _readme("stm32", name, board, runtime),
         "Makefile": _for_board(_source(".", "Makefile"), "BOARD ?= host", board),
         "CMakeLists.txt": _for_board(_source(".", "CMakeLists.txt"), "set(BOARD host", board),
         **{f"app/{file}": _source("app", file) for file in app},
@@ -221,6 +280,11 @@ def _filled(template: str, name: str, board: Board) -> str:
     return re.sub(r"@(\w+)@", lambda word: words[word[1]], text)
 
 
+def _readme(folder: str, name: str, board: Board, runtime: str) -> str:
+    text = _filled(f"{folder}/README.md.in", name, board)
+    return text + ("\n" + _source(folder, "README_tflm.md") if runtime == "tflm" else "")
+
+
 def write_project(files: Mapping[str, str], folder: str | Path) -> Path:
     """Write a project whole: into a new folder beside the final one, then rename it.
 
@@ -247,7 +311,7 @@ def write_project(files: Mapping[str, str], folder: str | Path) -> Path:
             path = project / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, "utf-8")
-        os.replace(project, folder)
+        project.replace(folder)
     return folder
 
 

@@ -51,6 +51,7 @@ _SIGNATURES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "MEAN": ((0, 0), (0,)),
     "MIRROR_PAD": ((0, 2), (0,)),
     "PAD": ((0, 2), (0,)),
+    "REDUCE_ALL": ((0, 0), (0,)),
     "REDUCE_MAX": ((0, 0), (0,)),
     "REDUCE_MIN": ((0, 0), (0,)),
     "SUM": ((0, 0), (0,)),

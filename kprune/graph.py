@@ -62,8 +62,8 @@ def read_graph(model: keras.Model) -> Graph:
     Raises:
         TypeError: `model` is no Keras model.
         ValueError: `model` has not been built, so its shapes are unknown.
-        UnsupportedLayerError: `model`, or a model inside it, is subclassed: its graph is hidden in
-            Python code.
+        UnsupportedLayerError: `model`, or a model inside it, is subclassed, so that its graph is
+            hidden in Python code, or layers are quantized or have LoRA weights. All by name.
 
     Example:
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="scores")])
@@ -74,13 +74,9 @@ def read_graph(model: keras.Model) -> Graph:
     walk = _Walk()
     inputs = _placeholders(model)
     outputs = walk.resolve(walk.enter(model, inputs, training=None))
-    if walk.opaque:
-        names = ", ".join(f"{m.name!r} ({type(m).__name__})" for m in walk.opaque)
-        raise UnsupportedLayerError(
-            f"Model {model.name!r} contains subclassed models, whose graphs are hidden in their "
-            f"call(): {names}. Build them with the functional API: keras.Model(inputs, outputs)."
-        )
-    return Graph(model.name, inputs, outputs, walk.calls)
+    _check_operations(model, [call.operation for call in walk.calls])
+    walk.name_outputs(getattr(model, "output_names", []), inputs, outputs)
+    return Graph(model.name, inputs, walk.resolve(outputs), walk.calls)
 
 
 def rebuild(
@@ -138,13 +134,11 @@ def copy_layers(
     """
     copies: dict[int, keras.Operation] = {}
     refused = []
-    taken: set[str] = set()
+    names = _names(graph)
     for operation in {id(c.operation): c.operation for c in graph.calls}.values():
+        change = {**changes.get(id(operation), {}), "name": names[id(operation)]}
         try:
-            config = {**operation.get_config(), **changes.get(id(operation), {})}
-            # Nested models, once flattened, may use a name twice.
-            config["name"] = unique(operation.name, taken)
-            copies[id(operation)] = type(operation).from_config(config)
+            copies[id(operation)] = _copy(operation, change)
         except (NotImplementedError, TypeError, ValueError) as error:
             refused.append(f"{operation.name!r} ({type(operation).__name__}): {error}")
     if refused:
@@ -154,6 +148,24 @@ def copy_layers(
             + ". Give them a get_config() that returns the arguments of their constructor."
         )
     return copies
+
+
+def _copy(operation: keras.Operation, change: dict[str, object]) -> keras.Operation:
+    copy = type(operation).from_config({**operation.get_config(), **change})
+    if isinstance(operation, keras.layers.Lambda):
+        # Its config holds byte code, which no longer finds the names around it.
+        copy.function = operation.function
+    return copy
+
+
+def _names(graph: Graph) -> dict[int, str]:
+    """A name for each operation. Nested models, once flattened, may use one twice; then those that
+    name an output of the model keep theirs."""
+    outputs = {id(t) for t in tree.flatten(graph.outputs)}
+    ends = [c for c in graph.calls if outputs & {id(t) for t in c.outputs}]
+    operations = {id(c.operation): c.operation for c in [*ends, *graph.calls]}
+    taken: set[str] = set()
+    return {key: unique(operation.name, taken) for key, operation in operations.items()}
 
 
 def unique(name: str, taken: set[str]) -> str:
@@ -181,7 +193,6 @@ class _Step(keras.Operation):
 class _Walk:
     def __init__(self) -> None:
         self.calls: list[Call] = []
-        self.opaque: list[keras.layers.Layer] = []
         # What stands for another tensor: the placeholders inside of a nested model and its outputs.
         self.alias: dict[int, keras.KerasTensor] = {}
 
@@ -207,8 +218,6 @@ class _Walk:
             self.inline(call)
         else:
             self.calls.append(call)
-            if isinstance(operation, keras.Model):
-                self.opaque.append(operation)
         return outputs
 
     def inline(self, call: Call) -> None:
@@ -218,6 +227,16 @@ class _Walk:
         inside = self.enter(call.operation, inputs, call.kwargs.get("training"))
         for outer, inner in zip(call.outputs, tree.flatten(inside), strict=True):
             self.alias[id(outer)] = self.resolve(inner)
+
+    def name_outputs(self, names: list[str], inputs: object, outputs: object) -> None:
+        """Keep the name of an output that a nested model made, once that model is flattened."""
+        makers = {id(t): call.operation.name for call in self.calls for t in call.outputs}
+        makers.update((id(t), t.name) for t in tree.flatten(inputs))
+        for name, tensor in zip(names, tree.flatten(outputs), strict=False):
+            if makers[id(tensor)] != name:
+                named = keras.KerasTensor(tensor.shape, dtype=tensor.dtype)
+                self.calls.append(Call(keras.layers.Identity(name=name), (tensor,), {}, [named]))
+                self.alias[id(tensor)] = named
 
     def resolve(self, structure: Any) -> Any:
         return tree.map_structure(lambda t: self.alias.get(id(t), t), structure)
@@ -254,6 +273,32 @@ def _takes_training(operation: object) -> bool:
         isinstance(operation, keras.layers.Layer)
         and "training" in inspect.signature(operation.call).parameters
     )
+
+
+def _check_operations(model: keras.Model, operations: list[keras.Operation]) -> None:
+    refused: dict[str, list[str]] = {}
+    for operation in {id(o): o for o in operations}.values():
+        if why := _refusal(operation):
+            name = f"{operation.name!r} ({type(operation).__name__})"
+            refused.setdefault(why, []).append(name)
+    if refused:
+        layers = "; ".join(f"{', '.join(names)} {why}" for why, names in refused.items())
+        raise UnsupportedLayerError(f"Layers of {model.name!r} cannot be taken: {layers}.")
+
+
+def _refusal(operation: keras.Operation) -> str | None:
+    """What is wrong with a layer, and what to do; as the end of a sentence."""
+    if isinstance(operation, keras.Model):
+        return (
+            "subclassed, their graphs are hidden in their call(): build them with the functional "
+            "API, keras.Model(inputs, outputs)"
+        )
+    policy = getattr(operation, "dtype_policy", None)
+    if isinstance(policy, keras.dtype_policies.QuantizedDTypePolicy):
+        return f"quantized to {policy.quantization_mode}: prune first, quantize after"
+    if getattr(operation, "lora_enabled", False):
+        return "with LoRA weights: save and load the model, which merges them, then prune"
+    return None
 
 
 def _check_readable(model: object) -> None:

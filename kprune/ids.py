@@ -2,8 +2,9 @@
 
 A tensor's ids are an integer array of the tensor's own shape, without the batch axis. A layer
 that only moves values moves ids by the same NumPy function, so Flatten is `reshape` and Permute is
-`transpose`; there are no index maps. Along the axes where the id does not change (height, width)
-the array is a broadcast view, so it takes no more memory than its channels.
+`transpose`; there are no index maps. The ids of a tensor change along one axis at most: the one on
+which its channels lie. Along the others (height, width) the array is a broadcast view, so it takes
+no more memory than its channels.
 """
 
 import numpy as np
@@ -36,10 +37,10 @@ class ChannelIds:
         self._held.append((core(ids).ravel(), reason))
 
     def along(self, ids: np.ndarray, axis: int) -> np.ndarray:
-        """The ids of shape `(channels,)` that a layer sees along one axis.
+        """Make ids change along one axis only; return them, shape `(channels,)`.
 
-        Where ids change along another axis as well, the layer reads several channels as one, so
-        these are merged.
+        Where ids change along other axes as well, several channels are one from now on: a tensor
+        whose channels are gone is still a box.
         """
         rows = np.moveaxis(core(ids, but=axis), axis, -1).reshape(-1, ids.shape[axis])
         for row in rows[1:]:
@@ -71,10 +72,16 @@ def core(ids: np.ndarray, but: int | None = None) -> np.ndarray:
     return ids[tuple(slice(1 if s == 0 and a != but else None) for a, s in enumerate(ids.strides))]
 
 
+def along_axis(ids: np.ndarray, axis: int) -> np.ndarray:
+    """The ids (or channels) along one axis, at the start of all others, shape `(n,)`."""
+    return ids[tuple(slice(None) if a == axis % ids.ndim else 0 for a in range(ids.ndim))]
+
+
 def spread(ids: np.ndarray, axis: int, shape: tuple[int, ...]) -> np.ndarray:
     """A view of `shape` in which the ids run along `axis` and repeat along the others."""
     lengths = [1] * len(shape)
-    lengths[axis] = len(ids)
+    if shape:
+        lengths[axis] = len(ids)
     return np.broadcast_to(ids.reshape(lengths), shape)
 
 

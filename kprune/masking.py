@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import keras
 import numpy as np
 
-from kprune.channels import Trace, along_axis, mixing_points, trace
+from kprune.channels import Trace, mixing_points, trace
 from kprune.graph import Call, copy_layers, rebuild, unique
-from kprune.ids import core, varying
+from kprune.ids import along_axis, core, varying
 from kprune.layers import ChannelMask
 
 
@@ -102,10 +102,6 @@ def close_channels(masked: keras.Model, channels: Mapping[str, Sequence[int]]) -
                 raise ValueError(
                     f"Layer {name!r} has channels 0 to {len(made) - 1}, not {position}."
                 )
-            if made[position] in found.held:
-                raise ValueError(
-                    f"Channel {position} of layer {name!r} must stay: {found.held[made[position]]}."
-                )
             gates[made[position]] = False
     write_gates(found, gates)
 
@@ -114,7 +110,8 @@ def read_gates(found: Trace) -> np.ndarray:
     """The gate vector of a traced model, boolean, shape `(found.num_channels,)`.
 
     Raises:
-        ValueError: A gate that is neither 0 nor 1, or masks that disagree on a channel.
+        ValueError: A gate that is neither 0 nor 1, masks that disagree on a channel, or a closed
+            channel that must stay.
     """
     gates = np.ones(found.num_channels, bool)
     values = [(mask, c, keras.ops.convert_to_numpy(mask.gates)) for mask, c in found.masks]
@@ -128,6 +125,7 @@ def read_gates(found: Trace) -> np.ndarray:
                 f"Mask {mask.name!r} leaves channels open that another mask of their group closes. "
                 "Close them with kprune.close_channels, which sets all masks of a group."
             )
+    _check_closed(found, gates)
     return gates
 
 
@@ -143,13 +141,21 @@ def write_gates(found: Trace, gates: np.ndarray) -> None:
     """Open and close the gates of all masks.
 
     Raises:
-        ValueError: A layer would lose all its channels.
+        ValueError: A layer would lose all its channels, or one that must stay.
     """
+    _check_closed(found, gates)
+    for mask, channels in found.masks:
+        mask.gates.assign(gates[channels].astype("float32"))
+
+
+def _check_closed(found: Trace, gates: np.ndarray) -> None:
     for name, channels in found.makers:
         if not gates[channels].any():
             raise ValueError(f"All channels of layer {name!r} would be closed: one must stay open.")
-    for mask, channels in found.masks:
-        mask.gates.assign(gates[channels].astype("float32"))
+        for position in np.flatnonzero(~gates[channels]).tolist():
+            why = found.held.get(int(channels[position]))
+            if why:
+                raise ValueError(f"Channel {position} of layer {name!r} must stay: {why}.")
 
 
 def _masks(found: Trace, taken: set[str]) -> dict[int, ChannelMask]:
@@ -162,7 +168,7 @@ def _masks(found: Trace, taken: set[str]) -> dict[int, ChannelMask]:
         if id(point.tensor) in masks or not free[core(channels)].any():
             continue
         axis = varying(channels)[0]
-        fixed = np.flatnonzero(~free[along_axis(channels, axis + 1)]).tolist()
+        fixed = np.flatnonzero(~free[along_axis(channels, axis)]).tolist()
         masks[id(point.tensor)] = ChannelMask(
             axis=-1 if axis == channels.ndim - 1 else axis + 1,
             fixed=fixed,

@@ -6,6 +6,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from typing import IO
 
 
 @contextlib.contextmanager
@@ -16,16 +17,22 @@ def quiet() -> Iterator[Callable[[], str]]:
     """
     sys.stdout.flush()
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as log, warnings.catch_warnings():
+    with contextlib.ExitStack() as undo:
+        log = undo.enter_context(tempfile.TemporaryFile("w+", errors="replace"))
+        undo.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
-        kept = {fd: os.dup(fd) for fd in (1, 2)}
-        try:
-            for fd in kept:
-                os.dup2(log.fileno(), fd)
-            yield lambda: (log.seek(0), log.read().decode(errors="replace"))[1]
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            for fd, copy in kept.items():
-                os.dup2(copy, fd)
-                os.close(copy)
+        for descriptor in (1, 2):
+            kept = os.dup(descriptor)
+            undo.callback(os.close, kept)
+            undo.callback(os.dup2, kept, descriptor)
+            os.dup2(log.fileno(), descriptor)
+        undo.enter_context(contextlib.redirect_stdout(log))
+        undo.enter_context(contextlib.redirect_stderr(log))
+        undo.callback(log.flush)
+        yield lambda: _content(log)
+
+
+def _content(log: IO[str]) -> str:
+    log.flush()
+    log.seek(0)
+    return log.read()

@@ -182,7 +182,7 @@ def _draw_groups(axes: Any, now: Profile, before: Profile) -> None:
     axes.barh(
         labels,
         [kept for _, kept, _ in rows],
-        color=["0.55" if g.reason else "tab:blue" for g, _, _ in rows],
+        color=["0.55" if not g.prunable else "tab:blue" for g, _, _ in rows],
         label="kept",
     )
     for row, (_, kept, was) in enumerate(rows):

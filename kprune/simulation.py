@@ -23,7 +23,8 @@ from typing import IO, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kprune.boards import Board, board as find_board
+from kprune.boards import Board
+from kprune.boards import board as find_board
 from kprune.errors import ToolNotFoundError
 
 Simulator = Literal["qemu", "renode", "host"]
@@ -244,7 +245,7 @@ def quantize(x: ArrayLike, network: NetworkFiles) -> NDArray[np.int8]:
         )
     if np.isnan(rows).any():
         raise ValueError("x has NaN values, which int8 cannot hold.")
-    steps = np.round(rows.astype(np.float32) / network.input_scale) + network.input_zero
+    steps = np.round(rows / network.input_scale) + network.input_zero
     return np.clip(steps, -128, 127).astype(np.int8)
 
 
@@ -455,10 +456,10 @@ def _start(command: Sequence[str], who: str, timeout: float) -> Iterator[_Conver
             conversation = _Conversation(process, errors, who, timeout)
             conversation.greeting()
             yield conversation
-            process.terminate()
+            process.terminate()  # QEMU writes its counts when it is asked to end
+            process.wait(timeout=10)
         finally:
-            with contextlib.suppress(BrokenPipeError):
-                process.communicate(timeout=timeout)
+            process.kill()
 
 
 def _values(reply: str, board: str) -> list[int]:
@@ -579,7 +580,9 @@ def _source_lines(sites: Mapping[str, int], elf: Path, network: NetworkFiles) ->
     for entry in re.split(r"^(?=0x)", listing, flags=re.MULTILINE)[1:]:
         address, *frames = entry.splitlines()
         function = f"{network.name}_run"
-        places = [place for name, place in zip(frames[::2], frames[1::2]) if name == function]
+        places = [
+            place for name, place in zip(frames[::2], frames[1::2], strict=True) if name == function
+        ]
         number = re.search(r":(\d+)", places[0]) if places else None
         lines[f"{int(address, 16):#x}"] = int(number[1]) if number else 0
     return lines

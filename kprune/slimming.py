@@ -1,10 +1,13 @@
 """Masked model → smaller model, same outputs."""
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 
 from kprune.channels import live_shape, trace
 from kprune.graph import Call, copy_layers, rebuild
+from kprune.ids import varying
 from kprune.layers import ChannelMask
 from kprune.masking import read_gates
 from kprune.rules import Flow
@@ -66,11 +69,16 @@ def slim(model: keras.Model) -> keras.Model:
 
 def _sizes(step: Call, flow: Flow, live: np.ndarray) -> dict[str, object]:
     """The constructor's arguments that state a number of channels, or a shape of them."""
-    sizes: dict[str, object] = {}
-    for argument, channels in flow.config.items():
-        shape = live_shape(channels, live)
-        sizes[argument] = shape if channels.ndim > 1 else shape[0]
-    return sizes
+    old = step.operation.get_config() if flow.config else {}
+    return {name: _resize(old[name], channels, live) for name, channels in flow.config.items()}
+
+
+def _resize(old: object, channels: np.ndarray, live: np.ndarray) -> object:
+    lengths = live_shape(channels, live)
+    if not isinstance(old, Sequence):
+        return lengths[0]
+    # Elsewhere a -1 or None stays what it is.
+    return tuple(lengths[a] if a in varying(channels) else n for a, n in enumerate(old))
 
 
 def _slices(layer: keras.layers.Layer, flow: Flow, live: np.ndarray) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""The table of boards, held against the linker scripts and the programs that are built from them."""
+"""The table of boards, held against the linker scripts and the programs that are built."""
 
 import re
 from pathlib import Path
@@ -22,7 +22,7 @@ def tiny():
 
 
 def test_a_name_with_a_slip_is_answered_with_the_nearest_ones():
-    with pytest.raises(ValueError, match="no board is called 'uno_r5'. Did you mean uno_r4"):
+    with pytest.raises(ValueError, match=r"no board is called 'uno_r5'. Did you mean uno_r4"):
         board("uno_r5")
 
 

@@ -60,3 +60,20 @@ def test_a_missing_wheel_says_how_to_get_it(monkeypatch):
 def test_a_damaged_file_never_reaches_the_interpreter():
     with pytest.raises(FlatbufferError):
         tflm.measure_arena(flatbuffer_zoo.dense_network()[:-500])
+
+
+def test_an_interpreter_that_crashes_is_an_error_and_not_the_end(monkeypatch):
+    require("tflite_micro")
+    monkeypatch.setattr(tflm, "_PROGRAM", "import os; os.abort()")
+
+    with pytest.raises(UnsupportedOpError, match="cannot run this network: it ended without"):
+        tflm.measure_arena(flatbuffer_zoo.dense_network())
+
+
+def test_an_interpreter_that_hangs_is_given_up(monkeypatch):
+    require("tflite_micro")
+    monkeypatch.setattr(tflm, "_PROGRAM", "import time; time.sleep(60)")
+    monkeypatch.setattr(tflm, "_TIMEOUT_S", 0.2)
+
+    with pytest.raises(UnsupportedOpError, match=r"did not prepare this network within 0\.2 s"):
+        tflm.measure_arena(flatbuffer_zoo.dense_network())

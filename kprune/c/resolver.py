@@ -74,8 +74,9 @@ def op_resolver(network: Network, name: str) -> str:
     missing = [kind for kind, method in methods.items() if not method]
     if missing:
         raise UnsupportedOpError(
-            f"TensorFlow Lite Micro has no operator {', '.join(missing)}. Replace the layers that "
-            'became these operators; style="xxd" writes the bytes without a resolver.'
+            f"TensorFlow Lite Micro has no operator {', '.join(map(_printable, missing))}. "
+            "Replace the layers that became these operators; "
+            'style="xxd" writes the bytes without a resolver.'
         )
     guard = f"{name.upper()}_GEN_MICRO_MUTABLE_OP_RESOLVER_H"
     lines = [
@@ -111,6 +112,11 @@ def op_resolver(network: Network, name: str) -> str:
         "#endif",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _printable(kind: str) -> str:
+    # The names of custom operators are any bytes.
+    return kind if kind.isidentifier() else ascii(kind)
 
 
 def has_operator(kind: str) -> bool:

@@ -193,6 +193,7 @@ def test_the_test_data_compile_and_are_what_tflite_micro_gave(tmp_path, style, s
         ({"labels": ["a", "b"]}, ValueError, "2 labels for 5 output values"),
         ({"labels": "abcde"}, TypeError, "labels must be a sequence of texts"),
         ({"test_data": (ZEROS[:, :5], ZEROS)}, ValueError, "inputs of test_data have shape"),
+        ({"test_data": (ZEROS[:0], ZEROS[:0])}, ValueError, "test_data has no inputs"),
         ({"test_data": (ZEROS, ZEROS)}, ValueError, "outputs of test_data have shape"),
         ({"test_data": (ZEROS.astype(float), ZEROS)}, ValueError, "expected 2 times .* int8"),
         ({"flatbuffer": TWO_INPUTS, "test_data": (ZEROS, ZEROS)}, ValueError, "got 2 and 1"),

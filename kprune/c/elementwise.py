@@ -1,0 +1,384 @@
+"""Operators element by element, reductions and softmax."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from kprune.c import fixedpoint, rescale
+from kprune.c.fixedpoint import multiply, quantize_multiplier
+from kprune.c.step import (
+    Array,
+    Call,
+    Constant,
+    Op,
+    Overlap,
+    Place,
+    Refusal,
+    Step,
+    describe,
+    int8,
+    record,
+    same_scale,
+    size,
+)
+from kprune.flatbuffer import Tensor
+
+# --- Functions of one value, as tables ---
+
+
+def _table(op: Op, name: str, function: Callable[[int], int]) -> Step:
+    """One byte for each of the 256 inputs; `function` maps the input less its zero point."""
+    _, zero = int8(op.input(0))
+    int8(op.output)
+    _same_size(op)
+    values = [max(-128, min(function(q - zero), 127)) for q in range(-128, 128)]
+    return Step(
+        name,
+        (Array("table", "int8_t", np.array(values, np.int8)),),
+        (
+            Call(
+                "kp_lookup",
+                (
+                    Constant("table"),
+                    str(size(op.output)),
+                    Place(op.input(0).index),
+                    Place(op.output.index),
+                ),
+            ),
+        ),
+        overlaps={op.input(0).index: Overlap()},
+    )
+
+
+def logistic(op: Op) -> Step:
+    return _table(op, "Sigmoid", _squashing(op, fixedpoint.logistic, 23, -128))
+
+
+def tanh(op: Op) -> Step:
+    return _table(op, "Tanh", _squashing(op, fixedpoint.tanh, 24, 0))
+
+
+def _squashing(
+    op: Op, function: Callable[[int, int], int], shift: int, zero: int
+) -> Callable[[int], int]:
+    """Input in Q4.27, output in Q0.31 shifted right: both as TensorFlow Lite Micro has them.
+
+    There the output's scale is taken for granted; only its zero point is looked at.
+    """
+    scale, _ = int8(op.input(0))
+    expected = 1 / 256 if zero else 1 / 128
+    if int8(op.output) != (np.float32(expected), zero):
+        raise Refusal(
+            f"{describe(op.output)} must have scale {expected} and zero point {zero}, as "
+            "TensorFlow Lite's int8 specification says"
+        )
+    multiplier, exponent = quantize_multiplier(float(scale) * 2**27)
+    radius = fixedpoint.input_radius(4, exponent)
+
+    def byte(difference: int) -> int:
+        if abs(difference) >= radius:
+            return 127 if difference > 0 else -128
+        fine = multiply(difference, multiplier, exponent)
+        return fixedpoint.rounding_shift_right(function(fine, 4), shift) + zero
+
+    return byte
+
+
+def hard_swish(op: Op) -> Step:
+    scale, _ = int8(op.input(0))
+    out_scale, out_zero = int8(op.output)
+    fine = np.float32(1 / 128) * scale
+    output = quantize_multiplier(float(fine / out_scale))
+    reluish = quantize_multiplier(float(fine / np.float32(3 / 32768)))
+    if output[1] > 0:
+        raise Refusal("its scales differ too much: TensorFlow Lite Micro refuses them too")
+    return _table(
+        op, "HardSwish", lambda value: fixedpoint.hard_swish(value, output, reluish) + out_zero
+    )
+
+
+def relu(op: Op) -> Step:
+    rescaled = _rescaling(op, float(_float_ratio(op)))
+    low, high = rescale.quantized_limits(op.output, 0.0, None)
+    return _table(op, "ReLU", lambda value: max(low, min(rescaled(value), high)))
+
+
+def relu6(op: Op) -> Step:
+    """TensorFlow Lite Micro clamps the bytes: the output is taken to have the input's scale."""
+    _, zero = int8(op.input(0))
+    low, high = rescale.quantized_limits(op.input(0), 0.0, 6.0)
+    return _table(op, "ReLU6", lambda value: max(low, min(value + zero, high)))
+
+
+def leaky_relu(op: Op) -> Step:
+    scale, _ = int8(op.input(0))
+    out_scale, out_zero = int8(op.output)
+    slope = np.float32(op.option("alpha")) * scale / out_scale
+    identity = quantize_multiplier(float(_float_ratio(op)))
+    alpha = quantize_multiplier(abs(float(slope)))
+    sign = -1 if slope < 0 else 1
+
+    def byte(value: int) -> int:
+        scaled = multiply(value, *identity) if value >= 0 else sign * multiply(value, *alpha)
+        return scaled + out_zero
+
+    return _table(op, f"LeakyReLU {op.option('alpha'):g}", byte)
+
+
+def _float_ratio(op: Op) -> np.float32:
+    return int8(op.input(0))[0] / int8(op.output)[0]
+
+
+def _rescaling(op: Op, ratio: float) -> Callable[[int], int]:
+    multiplier, exponent = quantize_multiplier(ratio)
+    _, zero = int8(op.output)
+    return lambda value: multiply(value, multiplier, exponent) + zero
+
+
+def quantize(op: Op) -> Step:
+    source, output = op.input(0), op.output
+    if source.dtype == np.int8:
+        ratio = float(int8(source)[0]) / float(int8(output)[0])
+        return _table(op, "Quantize", _rescaling(op, ratio))
+    if source.dtype != np.float32:
+        raise Refusal(f"{describe(source)} is {source.dtype}, expected int8 or float32")
+    return _float_step(op, "Quantize", "kp_quantize", output)
+
+
+def dequantize(op: Op) -> Step:
+    if op.output.dtype != np.float32:
+        raise Refusal(f"{describe(op.output)} is {op.output.dtype}, expected float32")
+    return _float_step(op, "Dequantize", "kp_dequantize", op.input(0))
+
+
+def _float_step(op: Op, name: str, function: str, quantized: Tensor) -> Step:
+    scale, zero = int8(quantized)
+    _same_size(op)
+    arguments = (f"{float_text(scale)}", str(zero), str(size(op.output)))
+    places = (Place(op.input(0).index), Place(op.output.index))
+    return Step(name, (), (Call(function, (*arguments, *places)),))
+
+
+def float_text(value: np.float32) -> str:
+    """A C constant that is read back as exactly `value`.
+
+    Example:
+        >>> float_text(np.float32(0.1)), float_text(np.float32(2)), float_text(np.float32(1e-9))
+        ('0.1f', '2.0f', '1e-09f')
+    """
+    return f"{np.format_float_scientific(value, trim='-')}f" if value < 1e-4 else f"{value!s}f"
+
+
+# --- Two inputs ---
+
+
+def _pairs(op: Op) -> tuple[int, ...]:
+    """The fields of kp_pairs: sizes and strides of both inputs, neighbouring axes joined."""
+    a, b, output = op.input(0).shape, op.input(1).shape, op.output.shape
+    if np.broadcast_shapes(a, b) != output:
+        raise Refusal(f"inputs {a} and {b} do not broadcast to {output}")
+    strides = [_broadcast_strides(shape, output) for shape in (a, b)]
+    axes: list[list[int]] = []  # size, stride of a, stride of b
+    for axis, length in enumerate(output):
+        steps = [strides[0][axis], strides[1][axis]]
+        if length == 1:
+            continue
+        if axes and axes[-1][1:] == [step * length for step in steps]:
+            axes[-1] = [axes[-1][0] * length, *steps]
+        else:
+            axes.append([length, *steps])
+    if len(axes) > 4:
+        raise Refusal(f"inputs {a} and {b} repeat along more than 4 axes")
+    padded = [[1, 0, 0]] * (4 - len(axes)) + axes
+    return tuple(axis[field] for field in range(3) for axis in padded)
+
+
+def _broadcast_strides(shape: tuple[int, ...], output: tuple[int, ...]) -> list[int]:
+    lengths = (1,) * (len(output) - len(shape)) + shape
+    return [
+        0 if length == 1 else math.prod(lengths[axis + 1 :]) for axis, length in enumerate(lengths)
+    ]
+
+
+def _paired(op: Op, name: str, function: str, *constants: tuple[str, str, list]) -> Step:
+    a, b = op.input(0), op.input(1)
+    fields = _pairs(op)
+    records = [
+        record(
+            "pairs",
+            "kp_pairs",
+            (f"{{ {', '.join(map(str, fields[:4]))} }}", "size"),
+            (f"{{ {', '.join(map(str, fields[4:8]))} }}", "strides of the first input"),
+            (f"{{ {', '.join(map(str, fields[8:]))} }}", "strides of the second"),
+        ),
+        *(record(suffix, type, *lines) for suffix, type, lines in constants),
+    ]
+    names = [Constant("pairs"), *(Constant(suffix) for suffix, _, _ in constants)]
+    places = (Place(a.index), Place(b.index), Place(op.output.index))
+    return Step(
+        name,
+        tuple(records),
+        (Call(function, (*names, *places)),),
+        overlaps={t.index: Overlap() for t in (a, b) if t.shape == op.output.shape},
+    )
+
+
+def add(op: Op) -> Step:
+    (a, _), (b, _), (out, _) = int8(op.input(0)), int8(op.input(1)), int8(op.output)
+    twice_larger = 2 * float(max(a, b))
+    factors = (
+        float(a) / twice_larger,
+        float(b) / twice_larger,
+        twice_larger / (2**20 * float(out)),
+    )
+    return _sum(op, "Add", "kp_add", rescale.terms(factors))
+
+
+def sub(op: Op) -> Step:
+    """As `add`, but TensorFlow Lite Micro computes these factors in float32."""
+    (a, _), (b, _), (out, _) = int8(op.input(0)), int8(op.input(1)), int8(op.output)
+    twice_larger = np.float32(2) * max(a, b)
+    factors = (a / twice_larger, b / twice_larger, twice_larger / (np.float32(2**20) * out))
+    return _sum(op, "Subtract", "kp_sub", rescale.terms([float(factor) for factor in factors]))
+
+
+def _sum(op: Op, name: str, function: str, terms: list[int]) -> Step:
+    zeros = [int8(tensor)[1] for tensor in (op.input(0), op.input(1), op.output)]
+    lines = [
+        ((zeros[0], *terms[0:2]), "first input: zero point, multiplier, shift"),
+        ((zeros[1], *terms[2:4]), "second input"),
+        (tuple(terms[4:6]), "sum: multiplier, shift"),
+        ((zeros[2], *rescale.activation_limits(op)), "output: zero point, lowest, highest"),
+    ]
+    activation = rescale.ACTIVATION_NAMES[op.option("fused_activation_function")]
+    return _paired(op, name + activation, function, ("sum", "kp_sum", lines))
+
+
+def mul(op: Op) -> Step:
+    (a, a_zero), (b, b_zero), (out, zero) = (
+        int8(op.input(0)),
+        int8(op.input(1)),
+        int8(op.output),
+    )
+    lines = [
+        ((a_zero, b_zero), "zero points of the inputs"),
+        (quantize_multiplier(float(a) * float(b) / float(out)), "multiplier, exponent"),
+        ((zero, *rescale.activation_limits(op)), "output: zero point, lowest, highest"),
+    ]
+    activation = rescale.ACTIVATION_NAMES[op.option("fused_activation_function")]
+    return _paired(op, f"Multiply{activation}", "kp_mul", ("product", "kp_product", lines))
+
+
+def larger_or_smaller(op: Op) -> Step:
+    tensors = (op.input(0), op.input(1), op.output)
+    if not all(same_scale(tensor, op.output) for tensor in tensors):
+        raise Refusal("inputs and output have different scales")
+    name, function = {
+        "MAXIMUM": ("Maximum", "kp_maximum"),
+        "MINIMUM": ("Minimum", "kp_minimum"),
+    }[op.operator.name]
+    return _paired(op, name, function)
+
+
+def prelu(op: Op) -> Step:
+    (scale, zero), (alpha, alpha_zero), (out, out_zero) = (
+        int8(op.input(0)),
+        int8(op.input(1)),
+        int8(op.output),
+    )
+    ratio, slope = float(scale) / float(out), float(scale) * float(alpha) / float(out)
+    lines = [
+        ((zero, alpha_zero), "zero points of input and alpha"),
+        (quantize_multiplier(ratio), "multiplier, exponent of positive values"),
+        (quantize_multiplier(slope), "of negative values times alpha"),
+        ((out_zero,), "zero point of the output"),
+    ]
+    return _paired(op, "PReLU", "kp_prelu", ("scales", "kp_prelu_scales", lines))
+
+
+# --- Reductions ---
+
+
+def mean(op: Op) -> Step:
+    source = op.input(0)
+    (scale, zero), (out, out_zero) = int8(source), int8(op.output)
+    axes = {int(axis) % len(source.shape) for axis in op.constant(1, "int32").ravel()}
+    axes = {axis for axis in axes if source.shape[axis] > 1}
+    first, last = min(axes, default=0), max(axes, default=-1)
+    between = set(range(first, last + 1)) - axes
+    if any(source.shape[axis] > 1 for axis in between):
+        raise Refusal(f"its axes {sorted(axes)} of {source.shape} are not neighbours")
+    outer, inner = math.prod(source.shape[:first]), math.prod(source.shape[last + 1 :])
+    reduced = size(source) // (outer * inner)
+    multiplier, exponent = quantize_multiplier(float(scale) / float(out))
+    shift = min(reduced.bit_length() - 1, 32, 31 + exponent)
+    if reduced * 255 > fixedpoint.INT32_MAX or shift < 0:
+        raise Refusal(f"the mean of {reduced} values can overflow 32 bits")
+    shape = record(
+        "shape",
+        "kp_mean_shape",
+        ((outer, reduced, inner), "outer, reduced, inner size"),
+        ((zero,), "zero point of the input"),
+        (((multiplier << shift) // reduced, exponent - shift), "multiplier, exponent"),
+        ((out_zero,), "zero point of the output"),
+    )
+    places = (Place(source.index), Place(op.output.index))
+    return Step("Mean", (shape,), (Call("kp_mean", (Constant("shape"), *places)),))
+
+
+def softmax(op: Op) -> Step:
+    source = op.input(0)
+    scale, _ = int8(source)
+    if int8(op.output) != (np.float32(1 / 256), -128):
+        raise Refusal(f"{describe(op.output)} must have scale 1/256 and zero point -128")
+    depth = source.shape[-1] if source.shape else 1
+    factor = min(float(np.float32(op.option("beta"))) * float(scale) * 2**26, 2**31 - 1.0)
+    multiplier, exponent = quantize_multiplier(factor)
+    if exponent < 0:
+        raise Refusal("beta times the scale of its input is too small for TensorFlow Lite Micro")
+    radius = min(fixedpoint.input_radius(5, exponent), 255)
+    exponentials = [
+        fixedpoint.exp_on_negative_values(multiply(-below, multiplier, exponent), 5)
+        for below in range(radius + 1)
+    ]
+    call = Call(
+        "kp_softmax",
+        (
+            Constant("exponentials"),
+            *map(str, (len(exponentials), size(source) // depth, depth)),
+            Place(source.index),
+            Place(op.output.index),
+        ),
+    )
+    return Step(
+        "Softmax",
+        (Array("exponentials", "int32_t", np.array(exponentials, np.int64)),),
+        (call,),
+        overlaps={source.index: Overlap()},
+    )
+
+
+def _same_size(op: Op) -> None:
+    if size(op.input(0)) != size(op.output):
+        raise Refusal(f"input {op.input(0).shape} and output {op.output.shape} differ in size")
+
+
+LOWERINGS = {
+    "LOGISTIC": logistic,
+    "TANH": tanh,
+    "HARD_SWISH": hard_swish,
+    "RELU": relu,
+    "RELU6": relu6,
+    "LEAKY_RELU": leaky_relu,
+    "QUANTIZE": quantize,
+    "DEQUANTIZE": dequantize,
+    "ADD": add,
+    "SUB": sub,
+    "MUL": mul,
+    "MAXIMUM": larger_or_smaller,
+    "MINIMUM": larger_or_smaller,
+    "PRELU": prelu,
+    "MEAN": mean,
+    "SOFTMAX": softmax,
+}

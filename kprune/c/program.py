@@ -1,0 +1,212 @@
+"""Network → Program: every operator as a step, in order; text and memory plan are made from it."""
+
+import dataclasses
+import re
+from collections.abc import Callable
+
+import numpy as np
+
+from kprune.c import elementwise, moving, weighted
+from kprune.c.names import unique_names
+from kprune.c.step import Argument, Array, Constant, Op, Place, Refusal, Step
+from kprune.errors import UnsupportedOpError
+from kprune.flatbuffer import Network, Operator, Tensor
+
+_LOWERINGS: dict[str, Callable[[Op], Step]] = {
+    **weighted.LOWERINGS,
+    **elementwise.LOWERINGS,
+    **moving.LOWERINGS,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A step with a name, and the tensors it reads and writes (by the tensor that owns them)."""
+
+    name: str
+    step: Step
+    reads: tuple[int, ...]
+    writes: tuple[int, ...]
+    shapes: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """A network ready to be laid out in memory and printed.
+
+    Attributes:
+        layers: In the order in which they run.
+        tensors: Of the network, by index.
+        owners: The tensor whose memory each tensor uses: its own, or that of the input of a
+            reshape.
+        input: The network's input.
+        output: The network's output.
+    """
+
+    layers: tuple[Layer, ...]
+    tensors: tuple[Tensor, ...]
+    owners: dict[int, int]
+    input: Tensor
+    output: Tensor
+
+
+def lower(network: Network) -> Program:
+    """Turn the operators of a network into steps.
+
+    Raises:
+        UnsupportedOpError: An operator, type or option has no code. The message names each.
+    """
+    _check_ends(network)
+    owners = _owners(network)
+    steps: list[Step] = []
+    refusals = []
+    kept = [op for op in network.operators if not _is_renaming(op, owners)]
+    for operator in kept:
+        try:
+            steps.append(_lower(network, operator))
+        except Refusal as refusal:
+            refusals.append(f"{_title(network, operator)}: {refusal}")
+    if refusals:
+        raise UnsupportedOpError(
+            "to_c has no code for " + "; ".join(refusals) + ". Change or leave out what is named, "
+            "or write the network with to_c_array and run it with TensorFlow Lite Micro."
+        )
+    names = unique_names(_layer_name(network, operator) for operator in kept)
+    layers = tuple(
+        _layer(network, owners, operator, name, step)
+        for operator, name, step in zip(kept, names, steps, strict=True)
+    )
+    return Program(
+        layers,
+        network.tensors,
+        owners,
+        network.tensors[network.inputs[0]],
+        network.tensors[network.outputs[0]],
+    )
+
+
+def _lower(network: Network, operator: Operator) -> Step:
+    if operator.name not in _LOWERINGS:
+        raise Refusal("there is no kernel for it")
+    tensors = [network.tensors[i] for i in (*operator.inputs, *operator.outputs) if i >= 0]
+    empty = [tensor.index for tensor in tensors if 0 in tensor.shape and tensor.data is None]
+    if empty:
+        raise Refusal(f"tensors {empty} are empty")
+    try:
+        step = _LOWERINGS[operator.name](Op(network, operator))
+    except (IndexError, ValueError) as error:
+        # Operators with the wrong number of inputs, axes beyond the shape, and the like.
+        raise Refusal(f"its inputs and options do not fit together ({error})") from error
+    return _with_operands(network, step)
+
+
+def _with_operands(network: Network, step: Step) -> Step:
+    """Print the constant tensors among the arguments as arrays of the step."""
+    arrays: dict[int, Array] = {}
+
+    def replaced(argument: Argument) -> Argument:
+        if not isinstance(argument, Place):
+            return argument
+        values = network.tensors[argument.tensor].data
+        if values is None:
+            return argument
+        suffix = f"operand{len(arrays) + 1}" if arrays else "operand"
+        array = arrays.setdefault(argument.tensor, Array(suffix, "int8_t", values))
+        return Constant(array.suffix)
+
+    calls = tuple(
+        dataclasses.replace(call, arguments=tuple(map(replaced, call.arguments)))
+        for call in step.calls
+    )
+    if any(array.values.dtype != np.int8 for array in arrays.values()):
+        raise Refusal("a constant operand is not int8")
+    return dataclasses.replace(step, constants=(*arrays.values(), *step.constants), calls=calls)
+
+
+def _check_ends(network: Network) -> None:
+    for word, indices in (("input", network.inputs), ("output", network.outputs)):
+        names = ", ".join(repr(network.tensors[i].name) for i in indices)
+        if len(indices) != 1:
+            raise UnsupportedOpError(
+                f"to_c writes networks with one input and one output; this one has "
+                f"{len(indices)} {word}s ({names}). Join them in the Keras model with Concatenate, "
+                "or convert a model per output."
+            )
+        tensor = network.tensors[indices[0]]
+        if tensor.dtype not in (np.int8, np.float32):
+            raise UnsupportedOpError(
+                f"to_c needs an int8 or float32 {word}; {names} is {tensor.dtype}. "
+                "Convert the model with int8 input and output."
+            )
+    if network.subgraphs:
+        raise UnsupportedOpError(
+            f"to_c writes networks of one graph; this one has {len(network.subgraphs)} more, "
+            "which operators such as WHILE run. Convert a model without loops and branches."
+        )
+
+
+def _owners(network: Network) -> dict[int, int]:
+    owners = {tensor.index: tensor.index for tensor in network.tensors}
+    for operator in network.operators:
+        if operator.name not in moving.RENAMES or not operator.inputs:
+            continue
+        source, output = operator.inputs[0], operator.outputs[0]
+        owner = owners.get(source)
+        if owner is None or network.tensors[owner].data is not None:
+            continue
+        # The caller's input and output are two buffers: what is both must be copied.
+        if output in network.outputs and (owner in network.inputs or owner in network.outputs):
+            continue
+        owners[output] = owner
+    return owners
+
+
+def _is_renaming(operator: Operator, owners: dict[int, int]) -> bool:
+    return operator.name in moving.RENAMES and owners[operator.outputs[0]] != operator.outputs[0]
+
+
+def _layer(
+    network: Network, owners: dict[int, int], operator: Operator, name: str, step: Step
+) -> Layer:
+    read = [i for i in operator.inputs if i >= 0 and network.tensors[i].data is None]
+    inputs = " and ".join(_shape(network.tensors[i]) for i in read)
+    outputs = " and ".join(_shape(network.tensors[i]) for i in operator.outputs)
+    overlaps = {owners[tensor]: overlap for tensor, overlap in step.overlaps.items()}
+    return Layer(
+        name,
+        dataclasses.replace(step, overlaps=overlaps),
+        tuple(dict.fromkeys(owners[i] for i in read)),
+        tuple(owners[i] for i in operator.outputs),
+        f"{inputs} -> {outputs}",
+    )
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"({', '.join(str(length) for length in tensor.shape[1:] or tensor.shape)})"
+
+
+def _title(network: Network, operator: Operator) -> str:
+    name = operator.options.get("custom_code", operator.name)
+    output = network.tensors[operator.outputs[0]].name if operator.outputs else ""
+    return f"{name} (tensor {output!r})"
+
+
+# Layers that the converter folds into the one before them, by their default names.
+_FOLDED = re.compile(r"(?i)^(re_?lu|activation|batch_?norm|bn)")
+
+
+def _layer_name(network: Network, operator: Operator) -> str:
+    """The Keras layer of an operator, from the name that the converter gave its output.
+
+    That is one path of scopes for each fused operation, with the operation at its end:
+    `"model/re_lu/Relu;model/conv2d/BiasAdd;model/conv2d/BiasAdd/ReadVariableOp"`.
+    """
+    layers = []
+    for path in network.tensors[operator.outputs[0]].name.split(";"):
+        scopes = [part for part in path.split("/") if part]
+        while scopes and scopes[-1].startswith(("ReadVariable", "resource")):
+            scopes.pop()
+        layers += scopes[-2:-1]
+    own = [layer for layer in layers if not _FOLDED.match(layer)]
+    fallback = f"{operator.name.lower()}_{network.operators.index(operator)}"
+    return (own or layers or [fallback])[0]

@@ -1,0 +1,191 @@
+"""Commands on Keras models. Keras is loaded when one of them runs, not before."""
+
+import argparse
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import kprune
+from kprune.cli.registry import command, say
+
+
+def _demo_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("kprune-demo"), help="the folder to write to"
+    )
+
+
+@command(
+    "demo",
+    "handwritten digits, from training to a verified C array, in a few minutes",
+    "kprune demo -o kprune-demo",
+    _demo_arguments,
+)
+def _demo(args: argparse.Namespace) -> dict:
+    from rich.console import Console
+
+    _keras()
+    from kprune.demo import run_demo
+
+    return run_demo(args.output, None if args.json else Console())
+
+
+def _summary_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="a .keras file: slim, masked or plain")
+    parser.add_argument("--baseline", type=Path, help="the .keras file that it came from")
+
+
+@command(
+    "summary",
+    "what each layer of a network keeps, and what is held back and why",
+    "kprune summary slim.keras --baseline model.keras",
+    _summary_arguments,
+)
+def _summary(args: argparse.Namespace) -> dict:
+    model = _load(args.model)
+    baseline = _load(args.baseline) if args.baseline else None
+    from kprune import report
+
+    if not args.json:
+        report.summary(model, baseline)
+    found = report.profile(model)
+    return {
+        "total": found.total,
+        "layers": [vars(layer) for layer in found.layers],
+        "groups": [
+            {"makers": g.makers, "channels": len(g.channels), "kept": kept, "reason": g.reason}
+            for g, kept in found.groups
+        ],
+    }
+
+
+def _slim_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="a masked .keras file")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the .keras file to write")
+
+
+@command(
+    "slim",
+    "remove the closed channels of a masked network for good",
+    "kprune slim masked.keras -o slim.keras",
+    _slim_arguments,
+)
+def _slim(args: argparse.Namespace) -> dict:
+    masked = _load(args.model)
+    small = kprune.slim(masked)
+    _save(small, args.output)
+    counts = {"params_before": masked.count_params(), "params_after": small.count_params()}
+    say(args, f"{args.output}: {small.count_params():,} weights")
+    return {"output": str(args.output), **counts}
+
+
+def _to_tflite_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="a .keras file of plain layers")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        help="some 100 inputs like those the network will see (not needed for float): .npy of "
+        "shape (samples, ...), or .npz with one array per input, in their order",
+    )
+    parser.add_argument(
+        "--format", default="int8", choices=("int8", "int16x8", "float"), help="(int8)"
+    )
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the .tflite to write")
+
+
+@command(
+    "to-tflite",
+    "quantise a network, to int8 or with 16-bit activations, or leave it in float",
+    "kprune to-tflite slim.keras --data calibration.npy -o gesture.tflite",
+    _to_tflite_arguments,
+)
+def _to_tflite(args: argparse.Namespace) -> dict:
+    data = _load_arrays(args.data) if args.data else None
+    flatbuffer = kprune.to_tflite(_load(args.model), data, args.format)
+    kprune.write_files({args.output.name: flatbuffer}, args.output.parent)
+    say(args, f"{args.output}: {len(flatbuffer):,} bytes")
+    return {"output": str(args.output), "bytes": len(flatbuffer)}
+
+
+def _validate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", type=Path, help="the .keras file, in float")
+    parser.add_argument("flatbuffer", type=Path, help="the .tflite made of it")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="inputs that training has not seen: .npy of shape (samples, ...), or .npz with the "
+        "arrays x and y, y being labels",
+    )
+    parser.add_argument("--plot", type=Path, help="draw the error of every layer (.png, .svg)")
+
+
+@command(
+    "validate",
+    "compare int8 with float: accuracy, both interpreters, error by layer",
+    "kprune validate slim.keras gesture.tflite --data test.npz",
+    _validate_arguments,
+)
+def _validate(args: argparse.Namespace) -> dict:
+    x, y = _load_labelled(args.data)
+    found = kprune.validate(_load(args.model), args.flatbuffer.read_bytes(), x, y)
+    if args.plot:
+        found.plot(args.plot)
+    if not args.json:
+        import rich
+
+        rich.print(found)
+    return found.to_dict()
+
+
+def _load(path: Path) -> Any:
+    # Before Keras is loaded, for the answer to come at once.
+    if not path.is_file():
+        raise FileNotFoundError(f"No such file: {path}. Expected a model saved by Keras (.keras).")
+    return _keras().models.load_model(path, compile=False)
+
+
+def _keras() -> Any:
+    from kprune.quiet import quiet
+
+    # TensorFlow introduces itself and the graphics cards that it did not find.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with quiet():
+        import keras
+    return keras
+
+
+def _save(model: Any, path: Path) -> None:
+    if path.suffix != ".keras":
+        raise ValueError(f"The output must be a .keras file, got {path}.")
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(Path(folder) / path.name)
+        kprune.write_files({path.name: (Path(folder) / path.name).read_bytes()}, path.parent)
+
+
+def _load_arrays(path: Path) -> Any:
+    """An array, or from an `.npz` a list of them in their order."""
+    data = _read_arrays(path)
+    return list(data.values()) if isinstance(data, dict) else data
+
+
+def _load_labelled(path: Path) -> tuple[Any, Any]:
+    """Inputs and, from an `.npz`, labels; None without."""
+    data = _read_arrays(path)
+    if not isinstance(data, dict):
+        return data, None
+    if "x" not in data:
+        raise ValueError(f"{path} holds the arrays {', '.join(data)}; expected x, and y if known.")
+    return data["x"], data.get("y")
+
+
+def _read_arrays(path: Path) -> Any:
+    import numpy as np
+
+    try:
+        data = np.load(path, allow_pickle=False)
+        return data if isinstance(data, np.ndarray) else {name: data[name] for name in data.files}
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is no .npy or .npz file of numbers: {error}") from error

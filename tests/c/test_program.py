@@ -1,0 +1,174 @@
+"""Which operators become which steps, and which are refused by name."""
+
+import flatbuffer_zoo
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from single_operators import OPERATORS, Seeded
+
+import kprune
+from kprune import flatbuffer as flatbuffers
+from kprune.c.program import lower
+from kprune.errors import FlatbufferError, UnsupportedOpError
+
+
+def calls(flatbuffer: bytes) -> list[str]:
+    program = lower(flatbuffers.read(flatbuffer))
+    return [call.function for layer in program.layers for call in layer.step.calls]
+
+
+def layers(flatbuffer: bytes) -> list[str]:
+    return [layer.name for layer in lower(flatbuffers.read(flatbuffer)).layers]
+
+
+def test_each_operator_becomes_a_call():
+    assert calls(flatbuffer_zoo.NETWORKS["plain_network"]()) == [
+        "kp_conv2d",
+        "kp_max_pool",
+        "kp_conv2d",
+        "kp_fully_connected",
+        "kp_softmax",
+    ]
+
+
+def test_reshaping_costs_nothing():
+    net = flatbuffer_zoo.Builder()
+    x = net.reshape(net.input((1, 4, 4, 2)), (1, 32))
+
+    assert calls(net.build(net.dense(x, 3))) == ["kp_fully_connected"]
+
+
+def test_functions_of_one_value_become_tables():
+    for name in ("LOGISTIC", "TANH", "HARD_SWISH", "RELU", "RELU6", "LEAKY_RELU", "QUANTIZE"):
+        assert calls(OPERATORS[name](Seeded(0))) == ["kp_lookup"]
+
+
+@pytest.mark.parametrize(
+    ("tensor", "layer"),
+    [
+        ("model/re_lu/Relu;model/conv2d_1/BiasAdd;model/conv2d_1/Conv2D", "conv2d_1"),
+        ("functional_1/stem_1/convolution", "stem_1"),
+        ("model/dense/MatMul;model/dense/BiasAdd/ReadVariableOp", "dense"),
+        ("model/activation_3/Relu;model/bn_3/FusedBatchNormV3", "activation_3"),
+        ("Identity_int8", "relu_0"),
+        ("model/7x7 conv!/BiasAdd", "model_7x7_conv"),
+    ],
+)
+def test_layers_are_named_as_in_keras(tensor, layer):
+    net = flatbuffer_zoo.Builder()
+    y = net.relu(net.input((1, 4)))
+    net.graph.tensors[y].name = tensor
+
+    assert layers(net.build(y)) == [layer]
+
+
+def test_layers_of_one_name_are_told_apart():
+    net = flatbuffer_zoo.Builder()
+    x = net.relu(net.input((1, 4)))
+    y = net.relu(x)
+    for tensor in (x, y):
+        net.graph.tensors[tensor].name = "model/shared/Relu"
+
+    assert layers(net.build(y)) == ["shared", "shared_2"]
+
+
+# Refusals
+
+
+def refused(flatbuffer: bytes, match: str) -> None:
+    with pytest.raises(UnsupportedOpError, match=match):
+        kprune.to_c(flatbuffer, "net")
+
+
+def test_all_operators_without_code_are_named_at_once():
+    net = flatbuffer_zoo.Builder()
+    x = net.input((1, 4))
+    y = net.like(x)
+    net.operator("ELU", [x], [y])
+    z = net.like(x)
+    net.operator("GELU", [y], [z])
+
+    refused(net.build(z), r"ELU \(tensor 'tensor_1'\).*GELU \(tensor 'tensor_2'\)")
+
+
+def test_a_float_network_is_refused():
+    net = flatbuffer_zoo.Builder()
+    x = net.tensor((1, 4), None, dtype=schema.TensorType.FLOAT32)
+    net.graph.inputs.append(x)
+    y = net.tensor((1, 4), None, dtype=schema.TensorType.FLOAT32)
+    net.operator("RELU", [x], [y])
+
+    refused(net.build(y), "RELU .*float32, expected int8")
+
+
+def test_a_network_with_two_outputs_is_refused():
+    net = flatbuffer_zoo.Builder()
+    x = net.input((1, 4))
+
+    refused(net.build(net.relu(x), net.relu(x)), "2 outputs .*'tensor_1', 'tensor_2'.*Concatenate")
+
+
+def test_a_network_with_two_inputs_is_refused():
+    net = flatbuffer_zoo.Builder()
+    x = net.add(net.input((1, 4)), net.input((1, 4)))
+
+    refused(net.build(x), "2 inputs .*'input_0', 'input_1'")
+
+
+def test_a_batch_is_refused():
+    net = flatbuffer_zoo.Builder()
+    x = net.conv2d(net.input((2, 4, 4, 1)), 2)
+
+    refused(net.build(x), "CONV_2D .* batch size 2, expected 1")
+
+
+def test_weights_that_are_not_constant_are_refused():
+    net = flatbuffer_zoo.Builder()
+    x = net.input((1, 4))
+    weights = net.relu(net.reshape(x, (1, 4)))
+    y = net.fresh((1, 1))
+    net.operator("FULLY_CONNECTED", [x, weights, -1], [y], schema.FullyConnectedOptionsT())
+
+    refused(net.build(y), "FULLY_CONNECTED .*must be constant")
+
+
+def test_inputs_of_a_concatenation_with_other_scales_are_refused():
+    net = flatbuffer_zoo.Builder()
+    x = net.input((1, 4))
+    y = net.relu(x)
+    z = net.like(x, (1, 8))
+    net.operator("CONCATENATION", [x, y], [z], schema.ConcatenationOptionsT(axis=1))
+
+    refused(net.build(z), "CONCATENATION .*another scale")
+
+
+def test_a_custom_operator_is_refused_by_its_own_name():
+    net = flatbuffer_zoo.Builder()
+    x = net.input((1, 4))
+    y = net.like(x)
+    net.operator("CUSTOM", [x], [y])
+    flatbuffer = net.build(y)
+    model = schema.ModelT.InitFromPackedBuf(flatbuffer)
+    model.operatorCodes[0].customCode = b"MyFancyOp"
+
+    refused(flatbuffers.pack(model), r"MyFancyOp \(tensor 'tensor_1'\): there is no kernel")
+
+
+def test_a_name_that_is_no_identifier_is_refused():
+    with pytest.raises(ValueError, match="cannot be used as a name in C"):
+        kprune.to_c(flatbuffer_zoo.single_convolution(), "2fast")
+
+
+def test_damaged_flatbuffers_are_refused_by_the_reader():
+    with pytest.raises(FlatbufferError):
+        kprune.to_c(flatbuffer_zoo.single_convolution()[:100], "net")
+
+
+def test_constants_are_int8_as_the_flatbuffer_has_them():
+    net = flatbuffer_zoo.Builder()
+    x = net.input((1, 2, 2, 3))
+    data = np.arange(3, dtype=np.int8)
+    b = net.tensor((3,), 0.02, 1, data=data)
+    (layer,) = lower(flatbuffers.read(net.build(net.add(x, b)))).layers
+
+    assert layer.step.constants[0].values.tolist() == [0, 1, 2]

@@ -1,0 +1,227 @@
+"""One ordinary fit ends within the budget, and tells what it did."""
+
+import csv
+import functools
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+from kprune import Budget, BudgetError, PruneCallback, Schedule, add_masks
+from kprune.channels import trace
+from kprune.cost import Cost
+from kprune.demo import digits_network
+from kprune.masking import read_gates, write_gates
+
+STEPS = 24
+RNG = np.random.default_rng(0)
+
+
+def dense() -> keras.Model:
+    return keras.Sequential(
+        [keras.Input((8,)), layers.Dense(30, "relu"), layers.Dense(20, "relu"), layers.Dense(3)]
+    )
+
+
+def plain() -> keras.Model:
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(12, 3, activation="relu"),
+            layers.BatchNormalization(),
+            layers.Conv2D(16, 3, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(3),
+        ]
+    )
+
+
+NETWORKS = {"dense": dense, "plain": plain, "digits": digits_network}
+
+
+@functools.cache
+def compiled(name: str) -> keras.Model:
+    """A masked network; shared by the tests, because compiling takes most of their time."""
+    keras.utils.set_random_seed(0)
+    masked = add_masks(NETWORKS[name]())
+    masked.compile("adam", "mse", jit_compile=False)
+    return masked
+
+
+def data(model: keras.Model, samples: int = 4 * STEPS) -> tuple[np.ndarray, np.ndarray]:
+    x = RNG.normal(size=(samples, *model.input_shape[1:]))
+    return x.astype("float32"), RNG.normal(size=(samples, model.output_shape[-1]))
+
+
+def fit(masked: keras.Model, *callbacks: keras.callbacks.Callback, epochs: int = 2) -> dict:
+    found = trace(masked)
+    write_gates(found, np.ones(found.num_channels, bool))
+    x, y = data(masked)
+    batch = len(x) * epochs // STEPS
+    return masked.fit(x, y, batch, epochs, verbose=0, callbacks=list(callbacks)).history
+
+
+@pytest.mark.parametrize("budget", [0.5, 0.25, 0.1, 0.05, "absolute"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_budget_is_met_to_within_one_channel(name: str, budget: float | str) -> None:
+    masked = compiled(name)
+    found = trace(masked)
+    cost = Cost(found)
+    full = cost.total(np.ones(found.num_channels, bool))
+    asked = full["macs"] // 3 if budget == "absolute" else budget
+
+    history = fit(masked, PruneCallback(Budget(macs=asked), verbose=0))
+
+    limit = asked if isinstance(asked, int) else asked * full["macs"]
+    gates = read_gates(found)
+    reached, added = cost.total(gates)["macs"], cost.increase(gates)["macs"]
+    assert reached <= limit
+    assert reached + added[~gates].min() > limit
+    assert history["macs_rate"][-1] == reached / full["macs"]
+
+
+def test_two_costs_hold_together() -> None:
+    history = fit(compiled("plain"), PruneCallback(Budget(macs=0.4, params=0.2), verbose=0))
+
+    assert history["macs_rate"][-1] <= 0.4
+    assert history["params_rate"][-1] <= 0.2
+
+
+def test_channels_close_gradually_then_freeze() -> None:
+    masked = compiled("dense")
+    seen: list[np.ndarray] = []
+    watch = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: seen.append(read_gates(trace(masked)))
+    )
+
+    fit(masked, PruneCallback(Budget(macs=0.2), verbose=0), watch)
+
+    open_channels = [int(gates.sum()) for gates in seen]
+    assert open_channels[0] == len(seen[0])
+    assert len(set(open_channels)) > 4
+    freeze = int(Schedule().freeze * STEPS)
+    assert all((gates == seen[-1]).all() for gates in seen[freeze - 1 :])
+
+
+def test_figures_reach_the_loggers_that_come_after(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+
+    fit(
+        compiled("dense"),
+        PruneCallback(Budget(macs=0.5), verbose=0),
+        keras.callbacks.CSVLogger(log),
+    )
+
+    rows = list(csv.DictReader(log.read_text().splitlines()))
+    assert float(rows[-1]["macs_rate"]) <= 0.5
+    assert "params_rate" in rows[0]
+
+
+def test_what_is_asked_and_what_is_possible_is_told_first(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fit(compiled("dense"), PruneCallback(Budget(macs=0.5)))
+
+    assert capsys.readouterr().out == (
+        "kprune: MACs 900, budget 450 (50.0%), least possible 12 (1.3%)\n"
+    )
+
+
+def test_an_impossible_budget_is_refused_before_the_first_step() -> None:
+    masked = compiled("dense")
+    fit(masked)
+    before = masked.get_weights()
+
+    with pytest.raises(BudgetError, match="MACs asked 10, least possible 12"):
+        fit(masked, PruneCallback(Budget(macs=10), verbose=0))
+
+    for a, b in zip(before, masked.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_fit_too_short_for_the_schedule_is_refused() -> None:
+    masked = compiled("dense")
+    x, y = data(masked, 8)
+
+    with pytest.raises(ValueError, match=r"8 steps, too short .* at least 20 steps.*Raise epochs"):
+        masked.fit(x, y, 4, 4, verbose=0, callbacks=[PruneCallback(Budget(macs=0.5), verbose=0)])
+
+
+def test_a_model_without_masks_is_refused() -> None:
+    model = dense()
+    model.compile("sgd", "mse", jit_compile=False)
+    x, y = data(model)
+
+    with pytest.raises(ValueError, match=r"has no masks: fit kprune.add_masks"):
+        model.fit(x, y, verbose=0, callbacks=[PruneCallback(Budget(macs=0.5), verbose=0)])
+
+
+def test_training_that_stops_early_still_ends_within_the_budget() -> None:
+    masked = compiled("dense")
+    stop = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: setattr(masked, "stop_training", True)
+    )
+
+    with pytest.warns(UserWarning, match=r"before the freeze.*closed now"):
+        fit(masked, stop, PruneCallback(Budget(macs=0.3), verbose=0), epochs=4)
+
+    found = trace(masked)
+    assert Cost(found).total(read_gates(found))["macs"] <= 0.3 * 900
+
+
+def test_a_second_fit_does_not_let_the_network_grow_again() -> None:
+    masked = compiled("dense")
+    fit(masked, PruneCallback(Budget(macs=0.2), verbose=0))
+    x, y = data(masked)
+
+    prune = PruneCallback(Budget(macs=0.2), verbose=0)
+    history = masked.fit(x, y, 8, 2, verbose=0, callbacks=[prune]).history
+
+    assert max(history["macs_rate"]) <= 0.2
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")  # Keras learns the length so.
+def test_data_of_unknown_length() -> None:
+    masked = compiled("dense")
+    found = trace(masked)
+    write_gates(found, np.ones(found.num_channels, bool))
+    x, y = data(masked)
+    generated = tf.data.Dataset.from_generator(
+        lambda: zip(x, y, strict=True),
+        output_signature=(tf.TensorSpec((8,)), tf.TensorSpec((3,))),
+    )
+
+    prune = PruneCallback(Budget(macs=0.3), verbose=0)
+    history = masked.fit(
+        generated.batch(8), epochs=6, shuffle=False, verbose=0, callbacks=[prune]
+    ).history
+
+    assert history["macs_rate"][-1] <= 0.3
+
+
+def test_a_loss_that_diverges_is_told_and_not_pruned_by() -> None:
+    masked = compiled("dense")
+    weights = masked.get_weights()
+    x, y = data(masked)
+
+    with pytest.raises(ValueError, match="no usable scores: the loss is not finite"):
+        masked.fit(
+            x, y * np.nan, 4, verbose=0, callbacks=[PruneCallback(Budget(macs=0.1), verbose=0)]
+        )
+
+    masked.set_weights(weights)
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.4, 0.7), (0.0, 0.8, 0.7), (0.0, 0.5, 1.0)])
+def test_a_schedule_out_of_order_is_refused(shares: tuple[float, float, float]) -> None:
+    with pytest.raises(ValueError, match="0 <= start < end <= freeze < 1"):
+        Schedule(*shares)
+
+
+def test_the_ramp_is_cubic() -> None:
+    schedule = Schedule(start=0.0, end=0.5)
+
+    assert [schedule.excess(p) for p in (0.0, 0.25, 0.5, 0.9)] == [1.0, 0.125, 0.0, 0.0]

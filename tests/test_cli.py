@@ -1,0 +1,180 @@
+"""The commands, through `main`: results on stdout, one line on stderr for what can be mended."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import flatbuffer_zoo as zoo
+import keras
+import numpy as np
+import pytest
+from conftest import require
+
+from kprune import add_masks, close_channels, run_tflite
+from kprune.cli import COMMANDS, main
+from kprune.demo import digits_network
+from kprune.flatbuffer import read
+from kprune.interpreters import dequantize
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A masked network with closed channels, calibration data and a flatbuffer."""
+    folder = tmp_path_factory.mktemp("models")
+    masked = add_masks(digits_network())
+    close_channels(masked, {"stem": [0, 1]})
+    masked.save(folder / "masked.keras")
+    np.save(folder / "x.npy", np.random.default_rng(0).random((10, 8, 8, 1)))
+    np.savez(folder / "empty.npz", z=np.zeros(3))
+    (folder / "net.tflite").write_bytes(zoo.plain_network())
+    return folder
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: object) -> dict:
+    assert main([*map(str, argv), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_the_road_in_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    require("tflite_micro")
+    slim, flatbuffer, c = folder / "slim.keras", folder / "digits.tflite", folder / "firmware"
+
+    run(capsys, "slim", folder / "masked.keras", "-o", slim)
+    found = run(capsys, "summary", slim)
+    run(capsys, "to-tflite", slim, "--data", folder / "x.npy", "-o", flatbuffer)
+    written = run(capsys, "to-c-array", flatbuffer, "-o", c)
+    x = np.random.default_rng(1).random((20, 8, 8, 1))
+    np.savez(folder / "test.npz", x=x, y=np.arange(20) % 10)
+    compared = run(
+        capsys,
+        "validate",
+        slim,
+        flatbuffer,
+        "--data",
+        folder / "test.npz",
+        "--plot",
+        folder / "v.png",
+    )
+
+    assert found["layers"][0] == {"name": "stem", "channels": 22, "params": 198, "macs": 12672}
+    assert found["groups"][0]["reason"] == "input of the model"
+    assert written["bytes"] == flatbuffer.stat().st_size
+    assert sorted(written["files"]) == sorted(str(path) for path in c.iterdir())
+    assert keras.models.load_model(slim).get_layer("stem").filters == 22
+    assert set(compared["accuracy"]) == {"float", "LiteRT", "TFLite Micro"}
+    assert (folder / "v.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_flatbuffer_to_a_simulated_board_in_commands(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    require("gcc", "make")
+    net, small, c = folder / "net.tflite", folder / "small.tflite", folder / "c"
+    size = read(net.read_bytes()).tensors[0].size
+    x = np.random.default_rng(0).integers(-128, 128, (3, size)).astype(np.int8)
+    np.save(folder / "bytes.npy", x)
+
+    found = run(capsys, "inspect", net, "--plot", folder / "arena.png")
+    packed = run(capsys, "repack", net, "-o", small)
+    run(capsys, "to-c", small, "--name", "net", "-o", c)
+    run(capsys, "simulate", c, "--data", folder / "bytes.npy", "-o", folder / "scores.npy")
+
+    assert found["file_bytes"] == packed["bytes_before"] > packed["bytes_after"]
+    assert (folder / "arena.png").read_bytes().startswith(b"\x89PNG")
+    expected = run_tflite(small.read_bytes(), dequantised(x, net), interpreter="tflm")
+    np.testing.assert_allclose(np.load(folder / "scores.npy"), expected.reshape(3, -1), rtol=1e-6)
+
+
+def dequantised(x: np.ndarray, path: Path) -> np.ndarray:
+    network = read(path.read_bytes())
+    source = network.tensors[network.inputs[0]]
+    return dequantize(x.reshape(-1, *source.shape[1:]), source)
+
+
+def test_boards_and_projects_in_commands(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    require("gcc", "make")
+    boards = run(capsys, "boards", "uno_r4")
+    written = run(
+        capsys, "firmware", folder / "net.tflite", "--board", "nucleo_f446re", "-o", folder / "fw"
+    )
+
+    assert boards["uno_r4"]["ram_bytes"] == 32768
+    assert "Makefile" in written["files"]
+    assert all((folder / "fw" / file).is_file() for file in written["files"])
+
+
+@pytest.mark.parametrize("word", COMMANDS)
+def test_every_command_explains_itself(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([word, "--help"])
+
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert f"example:\n  kprune {word}" in text
+    assert "--json" in text
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("slim missing.keras -o s.keras", "No such file: missing.keras"),
+        ("slim net.tflite -o s.keras", "net.tflite"),
+        ("slim masked.keras -o s.h5", "must be a .keras file, got s.h5"),
+        ("to-c-array masked.keras -o c", "not a TensorFlow Lite flatbuffer"),
+        ("to-c-array net.tflite --name 2fast -o c", "'2fast'"),
+        ("to-c-array net.tflite -o x.npy", "it is a file"),
+        ("repack masked.keras -o small.tflite", "not a TensorFlow Lite flatbuffer"),
+        ("boards uno_r5", "Did you mean"),
+        ("simulate . --data x.npy", "there is none"),
+        ("firmware net.tflite --board host -o fw2", "kprune writes no project for board 'host'"),
+        ("validate masked.keras net.tflite --data empty.npz", "expected x, and y if known"),
+        ("flash .", "is no firmware project"),
+        ("to-tflite masked.keras --data x.npy -o t.tflite", "still has masks"),
+        ("to-tflite masked.keras --data net.tflite -o t.tflite", "net.tflite is no .npy or .npz"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    argv: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(folder)
+    before = sorted(folder.iterdir())
+
+    assert main(argv.split()) == 2
+
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("kprune: ")
+    assert message in err
+    assert sorted(folder.iterdir()) == before
+
+
+def test_debug_shows_the_traceback() -> None:
+    with pytest.raises(FileNotFoundError):
+        main(["slim", "missing.keras", "-o", "s.keras", "--debug"])
+
+
+LIGHT = [
+    "to-c-array net.tflite -o light",
+    "to-c net.tflite -o light_c",
+    "repack net.tflite -o light.tflite",
+    "inspect net.tflite",
+]
+
+
+@pytest.mark.parametrize("argv", ["--help", "--version", "boards", *LIGHT])
+def test_light_commands_load_neither_tensorflow_nor_matplotlib(folder: Path, argv: str) -> None:
+    program = (
+        "import sys\n"
+        "from kprune.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'tensorflow', 'keras', 'matplotlib', 'jax', 'torch'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+
+    subprocess.run([sys.executable, "-c", program, *argv.split()], cwd=folder, check=True)

@@ -1,0 +1,131 @@
+"""Costs of known networks, and predicted cost == cost of the built slim network."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from kprune.channels import trace
+from kprune.cost import Budget, Cost
+
+VGG = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
+VGG_WIDTHS = (22, 22, 93, 93, 173, 173, 173, 30, 30, 30, 29, 29, 29)
+
+
+def vgg16(widths: tuple[int, ...] | None = None) -> keras.Model:
+    """VGG-16 with BatchNorm for CIFAR-10: 13 convolutions and one dense layer."""
+    filters = iter(widths or [f for f in VGG if f != "M"])
+    x = inputs = keras.Input((32, 32, 3))
+    for item in VGG:
+        if item == "M":
+            x = layers.MaxPooling2D()(x)
+        else:
+            x = layers.Conv2D(next(filters), 3, padding="same", use_bias=False)(x)
+            x = layers.ReLU()(layers.BatchNormalization()(x))
+    return keras.Model(inputs, layers.Dense(10)(layers.Flatten()(x)))
+
+
+def resnet(depth: int) -> keras.Model:
+    """ResNet for CIFAR-10 with 1 x 1 convolutions where a shortcut changes its shape."""
+
+    def conv(x: keras.KerasTensor, filters: int, strides: int = 1) -> keras.KerasTensor:
+        x = layers.Conv2D(filters, 3, strides, padding="same", use_bias=False)(x)
+        return layers.BatchNormalization()(x)
+
+    inputs = keras.Input((32, 32, 3))
+    x = layers.ReLU()(conv(inputs, 16))
+    for filters in (16, 32, 64):
+        for block in range((depth - 2) // 6):
+            strides = 2 if filters > 16 and block == 0 else 1
+            y = conv(layers.ReLU()(conv(x, filters, strides)), filters)
+            if strides == 2:
+                x = layers.Conv2D(filters, 1, 2, use_bias=False)(x)
+            x = layers.ReLU()(layers.Add()([x, y]))
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(10)(x))
+
+
+def total(model: keras.Model) -> dict[str, int]:
+    found = trace(model)
+    return Cost(found).total(np.ones(found.num_channels, bool))
+
+
+def test_vgg16_costs_what_the_literature_says() -> None:
+    cost = total(vgg16())
+
+    assert round(cost["macs"] / 1e6, 2) == 313.20
+    assert round(cost["params"] / 1e6, 3) == 14.724
+
+
+def test_the_papers_reductions_on_vgg16() -> None:
+    full, small = total(vgg16()), total(vgg16(VGG_WIDTHS))
+
+    assert round(100 * (small["macs"] / full["macs"] - 1), 2) == -76.20
+    assert round(100 * (small["params"] / full["params"] - 1), 2) == -94.07
+
+
+@pytest.mark.parametrize(("depth", "macs", "kernels"), [(56, 125.75, 0.852), (32, 69.12, 0.464)])
+def test_resnets_cost_what_the_literature_says(depth: int, macs: float, kernels: float) -> None:
+    model = resnet(depth)
+    # The literature's figure is of the kernels; gamma, beta and the last bias come on top.
+    scales = sum(w.shape[0] for layer in model.layers for w in layer.weights if w.name == "gamma")
+
+    cost = total(model)
+
+    assert round(cost["macs"] / 1e6, 2) == macs
+    assert round((cost["params"] - 2 * scales - 10) / 1e6, 3) == kernels
+
+
+def test_a_layer_called_twice_has_its_parameters_once_and_its_macs_twice() -> None:
+    inputs = keras.Input((4,))
+    shared = layers.Dense(4, use_bias=False)
+
+    assert total(keras.Model(inputs, shared(shared(inputs)))) == {"macs": 32, "params": 16}
+
+
+def test_increase_is_what_opening_one_channel_adds() -> None:
+    found = trace(vgg16((3, 4, 3, 2, 3, 4, 3, 2, 3, 4, 3, 2, 3)))
+    cost = Cost(found)
+    gates = np.random.default_rng(0).random(found.num_channels) < 0.5
+
+    before, added = cost.total(gates), cost.increase(gates)
+
+    for channel in np.flatnonzero(~gates):
+        opened = gates.copy()
+        opened[channel] = True
+        after = cost.total(opened)
+        for kind in after:
+            assert added[kind][channel] == after[kind] - before[kind]
+
+
+def test_an_open_input_shape_has_no_known_cost() -> None:
+    inputs = keras.Input((None, None, 3), name="picture")
+    model = keras.Model(inputs, layers.Conv2D(4, 3)(inputs))
+
+    with pytest.raises(ValueError, match=r"'picture' has shape .*None.*fixed shape"):
+        Cost(trace(model))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({}, ValueError, "at least one of macs, params"),
+        ({"macs": 0.0}, ValueError, r"must be in \(0, 1\], got 0.0"),
+        ({"macs": 1.5}, ValueError, "4 times cheaper, pass 0.25"),
+        ({"params": 0}, ValueError, "params must be at least 1, got 0"),
+        ({"macs": "0.25"}, TypeError, "macs must be a float .* or an int, got '0.25'"),
+        ({"macs": True}, TypeError, "got True"),
+        ({"macs": float("nan")}, ValueError, r"must be in \(0, 1\], got nan"),
+    ],
+)
+def test_a_budget_that_makes_no_sense_is_refused(
+    arguments: dict, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        Budget(**arguments)
+
+
+def test_a_share_and_a_number_are_limits_in_the_same_unit() -> None:
+    budget = Budget(macs=0.25, params=70)
+
+    assert budget.limits({"macs": 1003, "params": 100}) == {"macs": 250, "params": 70}

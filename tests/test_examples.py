@@ -1,0 +1,41 @@
+"""What is printed for people is executed."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import require
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_quickstart_runs_and_meets_its_budget(tmp_path: Path) -> None:
+    require("sklearn")
+    example = ROOT / "examples" / "quickstart.py"
+
+    result = subprocess.run(
+        [sys.executable, example], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+
+    assert "budget 188,992 (25.0%)" in result.stdout
+    kept = re.search(r"kept +[\d.]+% +([\d.]+)%", result.stdout)
+    assert kept and float(kept[1]) <= 25.0
+    accuracy = re.search(r"accuracy (0\.\d+)$", result.stdout, re.MULTILINE)
+    assert accuracy and float(accuracy[1]) >= 0.95
+    assert (tmp_path / "firmware" / "digits_model_data.cc").is_file()
+
+
+def test_the_readme_shows_the_quickstart() -> None:
+    code = (ROOT / "examples" / "quickstart.py").read_text().split('"""\n', 1)[1].strip()
+
+    assert f"```python\n{code}\n```" in (ROOT / "README.md").read_text()
+
+
+def test_every_command_in_the_readme_exists() -> None:
+    from kprune.cli import COMMANDS
+
+    named = set(re.findall(r"`kprune ([a-z-]+)", (ROOT / "README.md").read_text()))
+
+    assert named <= set(COMMANDS)
+    assert set(COMMANDS) - named <= {"demo"}

@@ -1,0 +1,72 @@
+"""Both runtimes, on real values and on the bytes themselves."""
+
+import sys
+
+import flatbuffer_zoo as zoo
+import numpy as np
+import pytest
+from conftest import require
+
+from kprune import FlatbufferError, ToolNotFoundError, run_tflite
+from kprune.flatbuffer import read
+from kprune.interpreters import dequantize, quantize
+
+FLATBUFFER = zoo.residual_network()
+NETWORK = read(FLATBUFFER)
+SOURCE, TARGET = (NETWORK.tensors[i] for i in (NETWORK.inputs[0], NETWORK.outputs[0]))
+BYTES = np.random.default_rng(0).integers(-128, 128, (6, *SOURCE.shape[1:]), np.int8)
+
+
+@pytest.mark.parametrize("interpreter", ["litert", "tflm"])
+def test_real_values_are_quantised_run_and_dequantised(interpreter: str) -> None:
+    require(*["tflite_micro"] * (interpreter == "tflm"))
+    outputs = run_tflite(FLATBUFFER, BYTES, interpreter)
+
+    real = run_tflite(FLATBUFFER, dequantize(BYTES, SOURCE), interpreter)
+
+    assert outputs.dtype == np.int8
+    assert real.dtype == np.float32
+    np.testing.assert_array_equal(real, dequantize(outputs, TARGET))
+
+
+def test_the_two_runtimes_differ_by_rounding_only() -> None:
+    require("tflite_micro")
+    litert, tflm = (run_tflite(FLATBUFFER, BYTES, name).astype(int) for name in ("litert", "tflm"))
+
+    # LiteRT rounds once where TensorFlow Lite Micro rounds twice.
+    assert np.abs(litert - tflm).max() <= 2
+
+
+def test_quantising_is_the_inverse_within_the_range_and_saturates_beyond() -> None:
+    np.testing.assert_array_equal(quantize(dequantize(BYTES, SOURCE), SOURCE), BYTES)
+    assert quantize(np.array([-1e9, 1e9]), SOURCE).tolist() == [-128, 127]
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (BYTES[:, 1:], r"x must have the shape \(samples, .*\) of the network's input, got"),
+        (BYTES.astype("int32"), "x must be float .* or int8, .* got int32"),
+        (np.float32(1), r"x must have the shape .* got \(\)"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(x: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run_tflite(FLATBUFFER, x)
+
+
+def test_what_is_no_flatbuffer_is_refused() -> None:
+    with pytest.raises(FlatbufferError, match="not a TensorFlow Lite flatbuffer"):
+        run_tflite(b"PK\x03\x04 a .keras file is a zip", BYTES)
+
+
+def test_an_unknown_interpreter_is_refused() -> None:
+    with pytest.raises(ValueError, match="interpreter must be one of litert, tflm, got 'tf'"):
+        run_tflite(FLATBUFFER, BYTES, "tf")
+
+
+def test_missing_tflite_micro_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tflite_micro", None)
+
+    with pytest.raises(ToolNotFoundError, match=r"pip install 'kprune\[tflm\]'"):
+        run_tflite(FLATBUFFER, BYTES, "tflm")

@@ -1,0 +1,67 @@
+"""Flatbuffers as TensorFlow's converter writes them, through everything that reads one."""
+
+import keras
+import numpy as np
+import pytest
+import zoo
+from conftest import require
+
+import kprune
+from kprune import arena, flatbuffer, tflm
+from kprune.c.resolver import op_resolver, operator_names
+from kprune.report import profile
+
+NETWORKS = [zoo.plain, zoo.concat, zoo.squeeze_excite]
+
+
+@pytest.fixture(scope="module", params=NETWORKS, ids=lambda build: build.__name__)
+def model(request) -> keras.Model:
+    model = request.param()
+    zoo.perturb(model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def content(model) -> bytes:
+    shapes = [tensor.shape[1:] for tensor in keras.tree.flatten(model.inputs)]
+    random = np.random.default_rng(0)
+    data = [random.normal(size=(16, *shape)).astype("float32") for shape in shapes]
+    return kprune.to_tflite(model, data)
+
+
+def test_repacking_saves_a_quarter_and_changes_no_output(content):
+    require("tflite_micro")
+    small = kprune.repack(content)
+    inputs, outputs = tflm.golden_vectors(content, 20)
+
+    assert len(small) < 0.75 * len(content)
+    np.testing.assert_array_equal(kprune.run_tflite(small, inputs, "tflm"), outputs)
+    np.testing.assert_array_equal(
+        kprune.run_tflite(small, inputs), kprune.run_tflite(content, inputs)
+    )
+
+
+def test_the_arena_is_predicted(content):
+    require("tflite_micro")
+    network = flatbuffer.read(content)
+    recorded = tflm.record_allocations(content)
+
+    assert arena.plan(network).peak == recorded["head"]
+    bound = arena.tail_bytes(network, pointer_bytes=8)
+    assert recorded["tail"] <= bound <= 1.25 * recorded["tail"]
+
+
+def test_the_resolver_has_every_operator(content):
+    network = flatbuffer.read(content)
+
+    text = op_resolver(network, "net")
+
+    assert text.count("micro_op_resolver.Add") == len(operator_names(network))
+    assert f"kNumberOperators = {len({o.name for o in network.operators})};" in text
+
+
+def test_the_flatbuffer_computes_as_much_as_the_model(model, content):
+    report = kprune.inspect(content)
+
+    assert report.macs == profile(model).total["macs"]
+    assert sum(report.flash.values()) == len(content)

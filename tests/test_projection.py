@@ -1,0 +1,62 @@
+"""Never above a limit, and no closed channel that could still be opened."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from keras import layers
+
+from kprune.channels import Trace, trace
+from kprune.cost import Budget, Cost
+from kprune.demo import digits_network
+from kprune.errors import BudgetError
+from kprune.projection import project
+
+
+@functools.cache
+def digits() -> tuple[Trace, Cost, dict[str, int]]:
+    found = trace(digits_network())
+    cost = Cost(found)
+    return found, cost, cost.total(np.ones(found.num_channels, bool))
+
+
+shares = st.floats(0.01, 1.0)
+
+
+@given(shares, st.none() | shares, st.integers(0, 2**32 - 1))
+def test_the_budget_is_held_and_used_up(macs: float, params: float | None, seed: int) -> None:
+    found, cost, full = digits()
+    limits = Budget(macs=macs, params=params).limits(full)
+    scores = np.random.default_rng(seed).exponential(size=found.num_channels)
+
+    gates = project(found, cost, limits, scores)
+
+    total, added = cost.total(gates), cost.increase(gates)
+    assert all(total[kind] <= limit for kind, limit in limits.items())
+    for channel in np.flatnonzero(~gates):
+        assert any(total[k] + added[k][channel] > limit for k, limit in limits.items())
+    assert all(gates[channels].any() for _, channels in found.makers)
+    assert gates[list(found.held)].all()
+
+
+def test_among_equally_dear_channels_the_best_scores_stay() -> None:
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(2)(layers.Dense(8, name="hidden")(inputs)))
+    found = trace(model)
+    hidden = found.groups[1].channels
+    scores = np.zeros(found.num_channels)
+    scores[hidden] = [3, 8, 1, 7, 2, 6, 5, 4]
+
+    gates = project(found, Cost(found), {"macs": 24}, scores)
+
+    assert np.flatnonzero(gates[hidden]).tolist() == [1, 3, 5, 6]
+
+
+def test_an_impossible_budget_names_the_least_possible() -> None:
+    found, cost, _ = digits()
+
+    with pytest.raises(BudgetError, match="MACs asked 1,000, least possible 2,058"):
+        project(found, cost, {"macs": 1000}, np.ones(found.num_channels))

@@ -1,0 +1,103 @@
+"""The flatbuffer is int8 throughout, and bad calibration data are refused."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from kprune import add_masks, run_tflite, to_tflite
+from kprune.demo import digits_network, load_digits
+from kprune.flatbuffer import read
+
+X = load_digits()[0][0][:64]
+
+
+@functools.cache
+def digits() -> tuple[keras.Model, bytes]:
+    keras.utils.set_random_seed(0)
+    model = digits_network()
+    return model, to_tflite(model, representative_data=X)
+
+
+def test_everything_is_integer_with_batch_one() -> None:
+    network = read(digits()[1])
+
+    assert {t.dtype.name for t in network.tensors} == {"int8", "int32"}
+    ends = [network.tensors[i] for i in (*network.inputs, *network.outputs)]
+    assert [(t.shape, t.dtype.name) for t in ends] == [((1, 8, 8, 1), "int8"), ((1, 10), "int8")]
+
+
+def test_convolutions_are_quantised_per_channel_and_nothing_is_left_of_batch_norm() -> None:
+    network = read(digits()[1])
+
+    names = [operator.name for operator in network.operators]
+    assert names == [
+        *["CONV_2D"] * 3,
+        "ADD",
+        *["DEPTHWISE_CONV_2D", "CONV_2D"] * 2,
+        "MEAN",
+        "FULLY_CONNECTED",
+    ]
+    weights = [network.tensors[o.inputs[1]] for o in network.operators if "CONV" in o.name]
+    assert [len(w.scale) for w in weights] == [24, 24, 24, 24, 48, 48, 64]
+
+
+def test_int8_scores_follow_the_float_scores() -> None:
+    model, flatbuffer = digits()
+
+    scores = run_tflite(flatbuffer, X)
+
+    expected = model.predict(X, verbose=0)
+    # 8 bits over the range of the scores, a few steps of rounding on the way.
+    assert np.abs(scores - expected).max() < 0.05 * np.ptp(expected)
+
+
+def test_the_same_model_gives_the_same_bytes() -> None:
+    model, flatbuffer = digits()
+
+    assert to_tflite(model, representative_data=X) == flatbuffer
+
+
+def test_several_inputs_take_a_list() -> None:
+    a, b = keras.Input((4,), name="a"), keras.Input((3,), name="b")
+    model = keras.Model([a, b], layers.Dense(2)(layers.Concatenate()([a, b])))
+    rng = np.random.default_rng(0)
+
+    flatbuffer = to_tflite(model, [rng.normal(size=(20, 4)), rng.normal(size=(20, 3))])
+
+    network = read(flatbuffer)
+    assert sorted(network.tensors[i].shape for i in network.inputs) == [(1, 3), (1, 4)]
+    with pytest.raises(ValueError, match=r"one array for each of the 2 inputs.*got 1"):
+        to_tflite(model, rng.normal(size=(20, 4)))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (X[:0], "has 0 samples, too few"),
+        (X[:3], "has 3 samples, too few .* at least 8"),
+        (np.full_like(X, np.nan), "'image' contains NaN or infinity"),
+        (X[:, :4], r"'image' must have shape \(samples, 8, 8, 1\), got \(64, 4, 8, 1\)"),
+        (X[0], r"must have shape \(samples, 8, 8, 1\), got \(8, 8, 1\)"),
+    ],
+)
+def test_bad_calibration_data_are_refused(data: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        to_tflite(digits()[0], data)
+
+
+def test_a_masked_model_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"still has masks.*kprune.slim"):
+        to_tflite(add_masks(digits_network()), X)
+
+
+def test_what_int8_has_no_operator_for_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
+    inputs = keras.Input((8, 4))
+    model = keras.Model(inputs, keras.ops.erf(layers.Dense(4)(inputs)), name="odd")
+
+    with pytest.raises(ValueError, match="cannot convert 'odd' to int8"):
+        to_tflite(model, np.random.default_rng(0).normal(size=(20, 8, 4)))
+
+    assert capfd.readouterr().out == ""
