@@ -114,7 +114,7 @@ def quantize_aware(model: keras.Model, representative_data: object, method: str 
 
     Example:
         >>> model = keras.Sequential([
-        ...     keras.Input((8, 8, 1)),
+        ...     keras.Input((8, 8, 1), name="input"),
         ...     keras.layers.Conv2D(4, 3, use_bias=False, name="conv"),
         ...     keras.layers.BatchNormalization(),
         ...     keras.layers.ReLU(name="relu"),

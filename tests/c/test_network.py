@@ -55,7 +55,7 @@ def test_each_operator_gives_the_bytes_of_tflite_micro(name, data):
     assert_equal_to_tflite_micro(OPERATORS[name](Drawn(data)))
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=15, derandomize=True)
 @given(data=st.data())
 def test_tile_gives_the_bytes_of_numpy(data):
     flatbuffer = tile(Drawn(data))
