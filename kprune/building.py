@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from kprune.boards import Board
-from kprune.errors import ToolNotFoundError
+from kprune.errors import DoesNotFitError, ToolNotFoundError
 
 # What provides each program, on Debian; None: not packaged there.
 _PACKAGES = {
@@ -20,10 +20,6 @@ _PACKAGES = {
     "arm-none-eabi-gcc": "gcc-arm-none-eabi libnewlib-arm-none-eabi",
     "qemu-system-arm": "qemu-system-arm",
 }
-
-
-class DoesNotFitError(ValueError):
-    """A network that is too large for a board's flash or RAM: the program did not link."""
 
 
 # The network in a folder
