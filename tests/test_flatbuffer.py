@@ -206,7 +206,7 @@ def read_or_refuse(content: bytes) -> None:
 
 
 @given(st.sampled_from(FILES), st.data())
-@settings(max_examples=400, deadline=2000)
+@settings(max_examples=400)
 def test_bit_flips_give_a_network_or_a_flatbuffer_error(content, data):
     damaged = bytearray(content)
     for _ in range(data.draw(st.integers(1, 8))):
@@ -216,7 +216,7 @@ def test_bit_flips_give_a_network_or_a_flatbuffer_error(content, data):
 
 
 @given(st.sampled_from(FILES), st.data())
-@settings(max_examples=200, deadline=2000)
+@settings(max_examples=200)
 def test_a_word_of_garbage_gives_a_network_or_a_flatbuffer_error(content, data):
     # Offsets and lengths are words: one that is huge, or points backwards, must not hang.
     place = 4 * data.draw(st.integers(2, len(content) // 4 - 1))
@@ -226,13 +226,13 @@ def test_a_word_of_garbage_gives_a_network_or_a_flatbuffer_error(content, data):
 
 
 @given(st.sampled_from(FILES), st.data())
-@settings(max_examples=200, deadline=2000)
+@settings(max_examples=200)
 def test_truncation_gives_a_network_or_a_flatbuffer_error(content, data):
     read_or_refuse(content[: data.draw(st.integers(0, len(content) - 1))])
 
 
 @given(st.binary(max_size=400))
-@settings(max_examples=300, deadline=2000)
+@settings(max_examples=300)
 def test_random_bytes_behind_the_identifier_give_a_flatbuffer_error(content):
     with pytest.raises(FlatbufferError):
         flatbuffer.read(b"\x10\0\0\0TFL3" + content)

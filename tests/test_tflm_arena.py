@@ -265,7 +265,7 @@ def test_one_operator_alone_takes_what_the_recording_allocator_reports(build):
 
 
 @given(st.integers(0, 2**31), st.integers(1, 24))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_random_networks_take_what_the_recording_allocator_reports(seed, depth):
     require("tflite_micro")
     content = flatbuffer_zoo.random_network(seed, depth)
