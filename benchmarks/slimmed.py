@@ -1,11 +1,11 @@
-"""Instructions, flash and RAM of five networks on simulated boards, whole and at a quarter of the MACs.
+"""Instructions, flash and RAM of five networks on simulated boards, whole and slim.
 
-    python -m benchmarks.slimmed [--board stm32f405 --board mps3-an547] [--json FILE]
+    python -m benchmarks.slimmed [--board mps2-an386 --board mps3-an547] [--json FILE]
 
-The networks are untrained and the channels that go are chosen at random under Budget(macs=0.25): what
-a network takes does not depend on what it has learned. Everything is computed by the stand-alone C
-of `to_c`, and every output compared with TensorFlow Lite Micro: a byte that differs stops the
-benchmark. Instructions are not cycles: QEMU has no timing model.
+The networks are untrained, and for the slim ones channels are chosen at random under
+Budget(macs=0.25): what a network takes does not depend on what it has learned. Everything is computed
+by the stand-alone C of `to_c`, and every output compared with TensorFlow Lite Micro: a byte that
+differs stops the benchmark. Instructions are not cycles: QEMU has no timing model.
 """
 
 import argparse
@@ -48,7 +48,7 @@ NETWORKS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--board", action="append", help="default: stm32f405, mps2-an386, -an500")
+    parser.add_argument("--board", action="append", help="default: M4F, M7 and M55")
     parser.add_argument("--json", type=Path, help="write the rows there, too")
     args = parser.parse_args()
     boards = args.board or ["mps2-an386", "mps2-an500", "mps3-an547"]
