@@ -3,7 +3,7 @@
     python -m benchmarks.slimmed [--board mps2-an386 --board mps3-an547] [--json FILE]
 
 The networks are untrained, and for the slim ones channels are chosen at random under
-Budget(macs=0.25): what a network takes does not depend on what it has learned. Everything is computed
+Budget(macs=0.25): what a network takes does not depend on what it has learned. All is computed
 by the stand-alone C of `to_c`, and every output compared with TensorFlow Lite Micro: a byte that
 differs stops the benchmark. Instructions are not cycles: QEMU has no timing model.
 """
