@@ -199,7 +199,7 @@ HELD = [
     (layers.Dropout(0.5, noise_shape=(4, 6), name="it"), FEATURES, "their number in noise_shape"),
     (layers.BatchNormalization(axis=1, name="it"), IMAGE, "'it' (BatchNormalization) reads across"),
     (
-        layers.EinsumDense("abc,bcd->abd", (8, 5), name="it"),
+        layers.EinsumDense("abc,cde->abde", (8, 2, 3), name="it"),
         SERIES,
         "(EinsumDense) reads them, and",
     ),
