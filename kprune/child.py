@@ -19,8 +19,11 @@ except (ValueError, TypeError, RuntimeError) as error:
     sys.exit(2)
 """
 
-_KINDS = {kind.__name__: kind for kind in (ValueError, TypeError, RuntimeError)}
-_KINDS.update((name, kind) for name, kind in vars(errors).items() if isinstance(kind, type))
+_KINDS: dict[str, type[Exception]] = {
+    kind.__name__: kind
+    for kind in (ValueError, TypeError, RuntimeError, *vars(errors).values())
+    if isinstance(kind, type)
+}
 
 
 def run_in_child(module: str, function: str, folder: Path, **environment: str) -> None:

@@ -135,9 +135,9 @@ class FakeQuantWeights(keras.layers.Wrapper):
         within = tuple(a for a in range(rank) if a not in channels)
         greatest = ops.max(ops.abs(w), axis=within, keepdims=True)
         scale = ops.stop_gradient(ops.maximum(greatest, _LEAST_RANGE) / _STEPS)
-        rounded = ops.round(w / scale) * scale  # type: ignore[operator]
+        rounded = ops.round(w / scale) * scale
         # Value: the rounded weight. Gradient: that of the weight, as if it were not rounded.
-        return w + ops.stop_gradient(rounded - w)  # type: ignore[operator]
+        return w + ops.stop_gradient(rounded - w)
 
     def rounded(self) -> object:
         """The value of the rounded weight, as an array."""

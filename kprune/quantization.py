@@ -114,7 +114,7 @@ def quantize_aware(model: keras.Model, representative_data: object, method: str 
 
     Example:
         >>> model = keras.Sequential([
-        ...     keras.Input((8, 8, 1)),
+        ...     keras.Input((8, 8, 1), name="input"),
         ...     keras.layers.Conv2D(4, 3, use_bias=False, name="conv"),
         ...     keras.layers.BatchNormalization(),
         ...     keras.layers.ReLU(name="relu"),
@@ -153,7 +153,7 @@ def _native(graph: Graph, samples: list[np.ndarray]) -> keras.Model:
     model = _insert(folded, weighted, rounding)
     for key, bounds in _ranges(folded, list(rounding), samples).items():
         if rounding[key].limits is None:
-            rounding[key].set_weights(bounds)
+            rounding[key].set_weights([np.float32(bound) for bound in bounds])
     return model
 
 
@@ -193,7 +193,7 @@ def _with_fake_quant(layer: keras.layers.Layer) -> keras.layers.Layer:
 
 def _ranges(
     graph: Graph, tensors: list[int], samples: list[np.ndarray]
-) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+) -> dict[int, tuple[float, float]]:
     """`id(tensor)` -> least and greatest value on the samples; 0 is always within."""
     seen: dict[int, Any] = {}
 
@@ -206,13 +206,13 @@ def _ranges(
 
     model = rebuild(graph, call)
     tapped = keras.Model(model.inputs, [seen[key] for key in tensors])
-    ranges = {key: (np.float32(0), np.float32(0)) for key in tensors}
+    ranges = dict.fromkeys(tensors, (0.0, 0.0))
     for start in range(0, len(samples[0]), _BATCH):
         batch = [array[start : start + _BATCH] for array in samples]
         for key, value in zip(tensors, tree.flatten(tapped(batch, training=False)), strict=True):
             low, high = ranges[key]
             value = keras.ops.convert_to_numpy(value)
-            ranges[key] = (np.minimum(low, value.min()), np.maximum(high, value.max()))
+            ranges[key] = (min(low, float(value.min())), max(high, float(value.max())))
     return ranges
 
 

@@ -19,9 +19,13 @@ from kprune.flatbuffer import Network, read
 from kprune.graph import Call, Graph, copy_layers, copy_model, read_graph, rebuild
 from kprune.quantization import check_unmasked
 from kprune.quiet import quiet
+from kprune.repacking import repack
 from kprune.tfmot import TfmotModel
 
 FORMATS = ("int8", "int16x8", "float")
+
+# Operators whose kernels in TensorFlow Lite Micro take floats and no integers.
+_FLOAT_ONLY = {"CEIL", "COS", "EXP", "FLOOR", "LOG", "ROUND", "SIN", "SQRT", "SQUARE"}
 
 # Appended to the name of each layer with its number, so that the names of tensors lead back to it.
 _MARK = "-kp"
@@ -47,7 +51,7 @@ def to_tflite(model: Any, representative_data: object = None, format: str = "int
         format: "int8"; "int16x8", with 16-bit activations, closer to float and slower; or "float".
 
     Returns:
-        The content of a `.tflite` file.
+        The content of a `.tflite` file, without what no runtime reads (see `repack`).
 
     Raises:
         ValueError: `model` still has masks, has weights that are not finite or an input with open
@@ -66,9 +70,7 @@ def to_tflite(model: Any, representative_data: object = None, format: str = "int
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}.")
     if isinstance(model, TfmotModel):
-        flatbuffer = model.to_flatbuffer(format)
-        check_operators(model.graph, read(flatbuffer), format)
-        return flatbuffer
+        return _checked(model.graph, model.to_flatbuffer(format), format)
     graph = read_graph(model)
     check_unmasked(graph)
     _check_weights(graph)
@@ -79,9 +81,12 @@ def to_tflite(model: Any, representative_data: object = None, format: str = "int
             f"{format}: some 100 inputs, from the training data."
         )
     samples = [] if format == "float" else read_samples(graph.inputs, representative_data)
-    flatbuffer = convert(graph, samples, format)
+    return _checked(graph, convert(graph, samples, format), format)
+
+
+def _checked(graph: Graph, flatbuffer: bytes, format: str) -> bytes:
     check_operators(graph, read(flatbuffer), format)
-    return flatbuffer
+    return repack(flatbuffer)
 
 
 def convert(graph: Graph, samples: list[np.ndarray], format: str) -> bytes:
@@ -96,9 +101,12 @@ def convert(graph: Graph, samples: list[np.ndarray], format: str) -> bytes:
         return _convert_in_child(graph, samples, format)
     import tensorflow as tf
 
-    def batches() -> Iterator[list[np.ndarray]]:
+    names = [t.name for t in tree.flatten(graph.inputs)]
+
+    def batches() -> Iterator[dict[str, np.ndarray]]:
+        # By name: the converter sorts the inputs.
         for sample in zip(*samples, strict=True):
-            yield [value[np.newaxis] for value in sample]
+            yield {name: v[np.newaxis] for name, v in zip(names, sample, strict=True)}
 
     model = _plain_model(graph, is_rounded=format == "int8")
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
@@ -117,10 +125,11 @@ def convert(graph: Graph, samples: list[np.ndarray], format: str) -> bytes:
             return converter.convert()
         except Exception as error:  # The converter raises bare Exception, among others.
             text = f"{error}\n{said()}"
-            names = ", ".join(map(repr, _named(graph, text))) or "a layer that it does not name"
+            blamed = ", ".join(f"layer {name!r}" for name in _named(graph, text))
             raise ValueError(
-                f"TensorFlow cannot convert {graph.name!r} to {format}, because of {names}. "
-                f"It says: {_without_marks(str(error))}"
+                f"TensorFlow cannot convert {graph.name!r} to {format}, because of "
+                f"{blamed or 'a part that it does not name'}. "
+                f"It says: {_without_marks(text).strip()}"
             ) from error
 
 
@@ -155,15 +164,22 @@ def check_operators(graph: Graph, network: Network, format: str) -> None:
     names = layer_names(graph, network)
     refused = []
     for operator in network.operators:
-        tensor = network.tensors[operator.outputs[0]]
-        layer = names.get(tensor.index, "an unnamed part of the model")
-        if not has_operator(operator.options.get("custom_code") or operator.name):
-            refused.append(f"layer {layer!r} became {operator.name}")
-        elif format != "float" and tensor.dtype == np.float32:
-            refused.append(f"layer {layer!r} became {operator.name} in float")
+        kind = operator.options.get("custom_code") or operator.name
+        is_float = network.tensors[operator.outputs[0]].dtype == np.float32
+        if not has_operator(kind):
+            why = ""
+        elif format != "float" and is_float and kind != "DEQUANTIZE":
+            why = ", which the converter has in float only"
+        elif not is_float and kind in _FLOAT_ONLY:
+            why = ", which TensorFlow Lite Micro has in float only"
+        else:
+            continue
+        layer = names.get(operator.outputs[0])
+        label = f"layer {layer!r}" if layer else "an unnamed part"
+        refused.append(f"{label} became {kind}{why}")
     if refused:
         raise UnsupportedOpError(
-            "TensorFlow Lite Micro has no operator for parts of this network: "
+            f"TensorFlow Lite Micro cannot run this network in {format}: "
             f"{'; '.join(dict.fromkeys(refused))}. Replace these layers."
         )
 

@@ -189,7 +189,10 @@ class TfmotModel:
 
 def save_arrays(path: Path, lists: Mapping[str, list[np.ndarray]]) -> None:
     """Write lists of arrays, by name, as one file."""
-    np.savez(path, **{f"{k}/{i}": a for k, arrays in lists.items() for i, a in enumerate(arrays)})
+    named: dict[str, Any] = {
+        f"{key}/{i}": array for key, arrays in lists.items() for i, array in enumerate(arrays)
+    }
+    np.savez(path, **named)
 
 
 def load_arrays(path: Path) -> dict[str, list[np.ndarray]]:

@@ -299,12 +299,12 @@ def _distance(network: Network, a: Operator, reference: Network, b: Operator) ->
 
 
 def _real(tensor: Tensor) -> np.ndarray:
+    values = np.asarray(tensor.data, np.float64)
     if not len(tensor.scale):
-        return tensor.data.astype(np.float64)
-    over = [1] * len(tensor.shape)
-    over[tensor.quantized_axis] = len(tensor.scale)
-    shift = tensor.zero_point.reshape(over) if len(over) else tensor.zero_point
-    return (tensor.data.astype(np.float64) - shift) * tensor.scale.reshape(over)
+        return values
+    over = [len(tensor.scale) if a == tensor.quantized_axis else 1 for a in range(values.ndim)]
+    shift = tensor.zero_point.reshape(over)
+    return (values - shift) * tensor.scale.reshape(over)
 
 
 def _tensor_reader(flatbuffer: bytes) -> Callable[[np.ndarray, Iterable[int]], list[np.ndarray]]:

@@ -303,14 +303,7 @@ def prelu(op: Op) -> Step:
 def mean(op: Op) -> Step:
     source = op.input(0)
     (scale, zero), (out, out_zero) = int8(source), int8(op.output)
-    axes = {int(axis) % len(source.shape) for axis in op.constant(1, "int32").ravel()}
-    axes = {axis for axis in axes if source.shape[axis] > 1}
-    first, last = min(axes, default=0), max(axes, default=-1)
-    between = set(range(first, last + 1)) - axes
-    if any(source.shape[axis] > 1 for axis in between):
-        raise Refusal(f"its axes {sorted(axes)} of {source.shape} are not neighbours")
-    outer, inner = math.prod(source.shape[:first]), math.prod(source.shape[last + 1 :])
-    reduced = size(source) // (outer * inner)
+    outer, reduced, inner = _reduction(op)
     multiplier, exponent = quantize_multiplier(float(scale) / float(out))
     shift = min(reduced.bit_length() - 1, 32, 31 + exponent)
     if reduced * 255 > fixedpoint.INT32_MAX or shift < 0:
@@ -325,6 +318,28 @@ def mean(op: Op) -> Step:
     )
     places = (Place(source.index), Place(op.output.index))
     return Step("Mean", (shape,), (Call("kp_mean", (Constant("shape"), *places)),))
+
+
+def reduce_max(op: Op) -> Step:
+    if not same_scale(op.input(0), op.output):
+        raise Refusal("input and output have different scales")
+    sizes = map(str, _reduction(op))
+    places = (Place(op.input(0).index), Place(op.output.index))
+    return Step("Max", (), (Call("kp_reduce_max", (*sizes, *places)),))
+
+
+def _reduction(op: Op) -> tuple[int, int, int]:
+    """Sizes before, along and behind the axes that vanish, which must be neighbours."""
+    shape = op.input(0).shape
+    axes = {int(axis) % len(shape) for axis in op.constant(1, "int32").ravel()}
+    axes = {axis for axis in axes if shape[axis] > 1}
+    first, last = min(axes, default=0), max(axes, default=-1)
+    if any(shape[axis] > 1 for axis in set(range(first, last + 1)) - axes):
+        raise Refusal(f"its axes {sorted(axes)} of {shape} are not neighbours")
+    outer, inner = math.prod(shape[:first]), math.prod(shape[last + 1 :])
+    if outer * inner != size(op.output):
+        raise Refusal(f"{shape} without axes {sorted(axes)} is not {op.output.shape}")
+    return outer, size(op.input(0)) // (outer * inner), inner
 
 
 def softmax(op: Op) -> Step:
@@ -380,5 +395,6 @@ LOWERINGS = {
     "MINIMUM": larger_or_smaller,
     "PRELU": prelu,
     "MEAN": mean,
+    "REDUCE_MAX": reduce_max,
     "SOFTMAX": softmax,
 }

@@ -1,0 +1,346 @@
+import keras
+import numpy as np
+import pytest
+from keras import activations, layers
+
+import kprune
+from kprune.fakequant import FakeQuant, FakeQuantWeights
+from kprune.flatbuffer import read
+from kprune.folding import fold
+from kprune.graph import read_graph
+from kprune.interpreters import dequantize
+
+SHAPE = (8, 8, 3)
+
+
+def model_of(*stack, shape=SHAPE):
+    """A model with random weights and statistics, as after training."""
+    model = keras.Sequential([keras.Input(shape, name="image"), *stack])
+    return with_random_weights(model)
+
+
+def with_random_weights(model, seed=0):
+    rng = np.random.default_rng(seed)
+    for variable in model.variables:
+        if variable.dtype != "float32":
+            continue  # The seeds of dropout.
+        if variable.name in ("gamma", "moving_variance", "variance"):
+            variable.assign(rng.uniform(0.5, 2.0, variable.shape))
+        elif variable.name in ("bias", "beta", "moving_mean", "mean"):
+            variable.assign(rng.normal(0.0, 0.3, variable.shape))
+        elif variable.name == "alpha":
+            variable.assign(rng.uniform(0.0, 0.3, variable.shape))
+    return model
+
+
+def samples(count=64, shape=SHAPE, seed=1):
+    return np.random.default_rng(seed).normal(size=(count, *shape)).astype("float32")
+
+
+def residual():
+    inputs = keras.Input(SHAPE, name="image")
+    x = layers.Conv2D(6, 3, padding="same", activation="relu")(inputs)
+    y = layers.BatchNormalization()(x)  # Read by a sum only: stays on its own.
+    y = layers.ReLU()(layers.Conv2D(6, 3, padding="same")(y))
+    x = layers.ReLU()(layers.Add()([x, y]))
+    x = layers.Subtract()([x, layers.Multiply()([x, y])])
+    return with_random_weights(keras.Model(inputs, layers.GlobalAveragePooling2D()(x)))
+
+
+def branches():
+    inputs = keras.Input(SHAPE, name="image")
+    a = layers.MaxPooling2D(2)(layers.Conv2D(4, 3, padding="same")(inputs))
+    b = layers.AveragePooling2D(2)(layers.Conv2D(4, 1, activation="relu6")(inputs))
+    x = layers.Concatenate()([a, b])
+    x = layers.Concatenate()([layers.Maximum()([x, layers.LeakyReLU()(x)]), x])
+    return with_random_weights(keras.Model(inputs, layers.Dense(4)(layers.Flatten()(x))))
+
+
+def excited():
+    """Squeeze and excitation: sigmoid inside the network."""
+    inputs = keras.Input(SHAPE, name="image")
+    x = layers.Conv2D(8, 3, activation="silu")(inputs)
+    s = layers.GlobalAveragePooling2D(keepdims=True)(x)
+    s = layers.Conv2D(8, 1, activation="sigmoid")(layers.Conv2D(4, 1, activation="tanh")(s))
+    x = layers.Multiply()([x, s])
+    return with_random_weights(keras.Model(inputs, layers.Dense(3)(layers.Flatten()(x))))
+
+
+def shared():
+    inputs = keras.Input(SHAPE, name="image")
+    conv = layers.Conv2D(3, 3, padding="same", activation="relu", name="twice")
+    x = conv(conv(inputs))
+    return with_random_weights(keras.Model(inputs, layers.GlobalMaxPooling2D()(x)))
+
+
+CONV = {"use_bias": False, "padding": "same"}
+NETWORKS = {
+    "conv": lambda: model_of(
+        layers.ZeroPadding2D(),
+        layers.Conv2D(6, 3, strides=2, use_bias=False),
+        layers.BatchNormalization(),
+        layers.ReLU(),
+        layers.Dropout(0.2),
+        layers.Flatten(),
+        layers.Dense(5),
+    ),
+    "separable": lambda: model_of(
+        layers.DepthwiseConv2D(3, depth_multiplier=2, **CONV),
+        layers.BatchNormalization(),
+        layers.ReLU(6.0),
+        layers.SeparableConv2D(8, 3, activation="relu", **CONV),
+        layers.SeparableConv2D(8, 3, depth_multiplier=2, **CONV),
+        layers.BatchNormalization(),
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(5),
+    ),
+    "transposed": lambda: model_of(
+        layers.Conv2DTranspose(4, 3, strides=2, **CONV),
+        layers.BatchNormalization(),
+        layers.Activation("relu"),
+        layers.Cropping2D(2),
+        layers.UpSampling2D(interpolation="bilinear"),
+        layers.Conv2D(2, 3),
+    ),
+    "scaled": lambda: model_of(
+        layers.Rescaling(0.5, offset=0.1),
+        layers.Conv2D(4, 3, activation="leaky_relu"),
+        layers.BatchNormalization(),
+        layers.PReLU(shared_axes=(1, 2)),
+        layers.Flatten(),
+        layers.BatchNormalization(),
+        layers.Dense(6, activation="relu"),
+        layers.BatchNormalization(scale=False),
+        layers.ReLU(),
+        layers.Dense(5),
+    ),
+    "signal": lambda: model_of(
+        layers.Normalization(mean=[0.1, 0.2, 0.3], variance=[1.0, 2.0, 0.5]),
+        layers.Conv1D(6, 3, use_bias=False),
+        layers.BatchNormalization(),
+        layers.ReLU(),
+        layers.SeparableConv1D(6, 3),
+        layers.MaxPooling1D(2),
+        layers.DepthwiseConv1D(3),
+        layers.GlobalAveragePooling1D(),
+        layers.Dense(4),
+        shape=(24, 3),
+    ),
+    "residual": residual,
+    "branches": branches,
+    "excited": excited,
+    "shared": shared,
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def network(request):
+    keras.utils.set_random_seed(3)
+    return NETWORKS[request.param]()
+
+
+def shape_of(model):
+    return model.inputs[0].shape[1:]
+
+
+def test_folding_keeps_the_outputs(network):
+    x = samples(shape=shape_of(network))
+
+    folded = fold(read_graph(network))
+
+    expected = network.predict(x, verbose=0)
+    # Float32, in another order of operations.
+    np.testing.assert_allclose(folded.predict(x, verbose=0), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_int8_gives_the_outputs_of_the_quantisation_aware_network(network):
+    x = samples(shape=shape_of(network))
+    aware = kprune.quantize_aware(network, x)
+
+    flatbuffer = kprune.to_tflite(aware, x)
+
+    found = read(flatbuffer)
+    output = found.tensors[found.outputs[0]]
+    steps = (kprune.run_tflite(flatbuffer, x) - aware.predict(x, verbose=0)) / output.scale[0]
+    # The device rounds within an operator where the float network does not, as in pooling.
+    assert np.abs(steps).mean() < 0.5
+    assert np.abs(steps).max() < 6
+
+
+def test_rounding_is_close_to_the_float_network_before_training(network):
+    x = samples(shape=shape_of(network))
+    expected = network.predict(x, verbose=0)
+
+    aware = kprune.quantize_aware(network, x)
+
+    error = np.abs(aware.predict(x, verbose=0) - expected)
+    assert error.max() < 0.1 * np.ptp(expected)
+
+
+def test_ranges_are_those_of_the_trained_network():
+    x = samples()
+    aware = kprune.quantize_aware(NETWORKS["conv"](), x)
+    aware.get_layer("image_rounded").set_weights([np.float32(-2.0), np.float32(3.1)])
+
+    network = read(kprune.to_tflite(aware, x))
+
+    source = network.tensors[network.inputs[0]]
+    assert source.scale[0] == pytest.approx(5.1 / 255, rel=1e-6)
+    assert dequantize(np.int8([source.zero_point[0]]), source) == 0
+
+
+def test_weights_are_rounded_once():
+    """The integers in the file are those that were trained, in every channel."""
+    x = samples()
+    scores = layers.Dense(5, name="scores")
+    aware = kprune.quantize_aware(model_of(layers.Flatten(), scores), x)
+
+    network = read(kprune.to_tflite(aware, x))
+
+    kernel = aware.get_layer("scores").layer.get_weights()[0]
+    kernel_scale = np.abs(kernel).max(axis=0) / 127
+    (stored,) = [t for t in network.tensors if t.shape == (5, 8 * 8 * 3)]
+    np.testing.assert_allclose(stored.scale, kernel_scale, rtol=1e-6)
+    np.testing.assert_array_equal(stored.data.T, np.round(kernel / kernel_scale))
+
+
+def test_fake_quantised_weights_have_a_scale_per_channel():
+    layer = FakeQuantWeights(layers.DepthwiseConv2D(3, depth_multiplier=2), "kernel", (-2, -1))
+    layer.build((None, 8, 8, 3))
+    kernel = layer.layer.get_weights()[0]
+
+    rounded = layer.rounded()
+
+    scale = np.abs(kernel).max(axis=(0, 1)) / 127
+    np.testing.assert_allclose(rounded, np.round(kernel / scale) * scale, atol=1e-7)
+
+
+def test_range_follows_the_batches_only_while_training():
+    fake = FakeQuant()
+    fake.build((None, 2))
+    fake.set_weights([np.float32(-1), np.float32(1)])
+    x = np.array([[-3.0, 5.0]], "float32")
+
+    fake(x, training=False)
+    before = [float(v) for v in fake.get_weights()]
+    fake(x, training=True)
+    after = [float(v) for v in fake.get_weights()]
+
+    assert before == [-1, 1]
+    np.testing.assert_allclose(after, [-1 * 0.95 - 3 * 0.05, 0.95 + 5 * 0.05], rtol=1e-6)
+
+
+def test_given_limits_do_not_move():
+    fake = FakeQuant(limits=(0.0, 255 / 256))
+    fake(np.array([[9.0]], "float32"), training=True)
+
+    assert [float(v) for v in fake.get_weights()] == [0.0, 255 / 256]
+
+
+def test_activations_are_rounded_where_the_device_stores_them():
+    x = samples()
+
+    def rounded(model):
+        aware = kprune.quantize_aware(model, x)
+        return [v.name for v in aware.layers if isinstance(v, FakeQuant)]
+
+    conv = layers.Conv2D(4, 3, name="conv")
+    relu, pool = layers.ReLU(name="relu"), layers.MaxPooling2D(2, name="pool")
+    softmax = layers.Dense(2, activation=activations.softmax, name="scores")
+    model = model_of(conv, relu, pool, layers.Flatten(), softmax)
+
+    assert rounded(model) == ["image_rounded", "relu_rounded", "scores_rounded"]
+
+
+def test_training_wins_accuracy_and_the_model_survives_saving(tmp_path):
+    """A plain compile, fit, save and load; then int8 with the classes of what was trained."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 384)
+    x = samples(384) * 0.5 + np.eye(3, dtype="float32")[y][:, np.newaxis, np.newaxis]
+    model = model_of(
+        layers.DepthwiseConv2D(3, use_bias=False),
+        layers.BatchNormalization(),
+        layers.ReLU(),
+        layers.Conv2D(16, 1, activation="relu"),
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(3),
+    )
+    aware = kprune.quantize_aware(model, x[:64])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    aware.compile(keras.optimizers.Adam(0.02), loss, metrics=["accuracy"], jit_compile=False)
+    before = aware.evaluate(x, y, verbose=0)[1]
+
+    aware.fit(x, y, batch_size=32, epochs=8, verbose=0)
+    aware.save(tmp_path / "aware.keras")
+    loaded = keras.models.load_model(tmp_path / "aware.keras")
+
+    scores = aware.predict(x, verbose=0)
+    assert (scores.argmax(-1) == y).mean() > max(before + 0.2, 0.9)
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), scores)
+    flatbuffer = kprune.to_tflite(loaded, x[:64])
+    for interpreter in ("litert", "tflm"):
+        classes = kprune.run_tflite(flatbuffer, x, interpreter).argmax(-1)
+        # Not one more than those that stand within a step of the output of a tie.
+        assert (classes == scores.argmax(-1)).mean() >= 0.995
+
+
+def test_rounded_weights_are_trained_by_the_gradient_of_the_rounding_left_out():
+    layer = FakeQuantWeights(layers.Dense(2, use_bias=False), "kernel", (-1,))
+    model = keras.Sequential([keras.Input((3,)), layer])
+    model.compile(keras.optimizers.SGD(1.0), lambda y, scores: keras.ops.sum(scores, axis=-1))
+    kernel = layer.layer.get_weights()[0]
+    x = np.array([[1.0, 2.0, -1.0]], "float32")
+
+    model.train_on_batch(x, np.zeros((1, 2)))
+
+    # d(sum of outputs) / d kernel = x, whatever the rounding.
+    np.testing.assert_allclose(layer.layer.get_weights()[0], kernel - x.T, rtol=1e-5)
+
+
+def test_softmax_at_the_end_is_not_rounded():
+    """Probabilities below 1/512 would become 0, and the loss would lose its gradient."""
+    aware = kprune.quantize_aware(
+        model_of(layers.Flatten(), layers.Dense(9), layers.Softmax()), samples()
+    )
+
+    scores = aware.predict(samples(), verbose=0)
+
+    np.testing.assert_allclose(scores.sum(-1), 1, rtol=1e-5)
+    assert len(np.unique(scores)) > 257
+
+
+def test_refuses_all_layers_it_cannot_round_by_name():
+    model = model_of(
+        layers.LayerNormalization(name="norm"),
+        layers.Conv2D(2, 1),
+        layers.Reshape((64, 2)),
+        layers.GRU(4, name="memory"),
+    )
+
+    with pytest.raises(kprune.UnsupportedLayerError, match=r"'norm' .*'memory' \(GRU\)"):
+        kprune.quantize_aware(model, samples())
+
+
+def test_refuses_a_normalisation_of_another_axis_by_name():
+    model = model_of(layers.BatchNormalization(axis=1, name="rows"), layers.Conv2D(2, 1))
+
+    with pytest.raises(kprune.UnsupportedLayerError, match="'rows'"):
+        kprune.quantize_aware(model, samples())
+
+
+def test_refuses_masks_and_unknown_methods():
+    masked = kprune.add_masks(NETWORKS["conv"]())
+
+    with pytest.raises(ValueError, match=r"kprune\.slim"):
+        kprune.quantize_aware(masked, samples())
+    with pytest.raises(ValueError, match="native, tfmot, got 'magic'"):
+        kprune.quantize_aware(masked, samples(), method="magic")
+
+
+def test_other_formats_leave_the_rounding_out():
+    x, model = samples(), NETWORKS["conv"]()
+    aware = kprune.quantize_aware(model, x)
+
+    scores = kprune.run_tflite(kprune.to_tflite(aware, format="float"), x)
+
+    np.testing.assert_allclose(scores, model.predict(x, verbose=0), rtol=1e-4, atol=1e-5)
