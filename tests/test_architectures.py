@@ -154,6 +154,14 @@ def test_an_output_of_a_nested_model_keeps_the_name_of_that_model() -> None:
     assert small.output_names == model.output_names == ["head", "dense"]
 
 
+def test_an_input_may_be_an_output() -> None:
+    inputs = keras.Input((5,), name="input")
+    x = layers.Dense(4, name="hidden")(inputs)
+    model = keras.Model(inputs, {"y": layers.Dense(2, name="scores")(x), "x": inputs})
+
+    assert ends(check_laws(model, seed=1)) == ends(model)
+
+
 def test_a_shared_layer_is_one_layer_still() -> None:
     small = check_laws(perturb(shared()))
 

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers, ops
 from laws import assert_close, check_laws, counted_cost, stated_cost
 from zoo import IMAGE, close_at_random, perturb, random_inputs
@@ -37,6 +38,8 @@ PASSED = [
     (layers.PReLU(), IMAGE),
     (layers.PReLU(shared_axes=[1, 2]), IMAGE),
     (layers.Activation("gelu"), FEATURES),
+    (layers.Activation(tf.nn.relu6), FEATURES),
+    (layers.Activation(layers.LeakyReLU(0.3)), FEATURES),
     (layers.Identity(), FEATURES),
     (layers.ActivityRegularization(0.1), FEATURES),
     (layers.Dropout(0.5), FEATURES),
@@ -234,6 +237,22 @@ def test_channels_are_held_with_the_reason(
     assert reason in reasons(model)["maker"]
     assert small.get_layer("maker").units == 6
     assert small.get_layer("first").units < 7
+
+
+def test_a_tensor_may_be_given_by_keyword() -> None:
+    model = perturb(between(lambda x: layers.Dense(5)(inputs=layers.ReLU()(inputs=x)), FEATURES))
+
+    assert check_laws(model).get_layer("maker").units < 6
+
+
+def test_masks_compute_in_the_type_of_their_input() -> None:
+    x = inputs = keras.Input(FEATURES, name="input")
+    for name in ("a", "b", "scores"):
+        x = layers.Dense(6, dtype="float64", name=name)(x)
+    model = perturb(keras.Model(inputs, x))
+    x = random_inputs(model)
+
+    assert_close(add_masks(model)(x), model(x), tolerance=0)
 
 
 def test_an_embedding_makes_channels() -> None:
