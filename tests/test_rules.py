@@ -376,6 +376,21 @@ def test_a_rule_of_ones_own_teaches_a_layer(monkeypatch: pytest.MonkeyPatch) -> 
     assert small.get_layer("scale").factors.shape[0] == small.get_layer("maker").units < 6
 
 
+class Doubled(layers.Dense):
+    def call(self, inputs: object, training: bool | None = None) -> object:
+        return 2.0 * super().call(inputs, training)
+
+
+def test_a_subclass_takes_over_the_rule_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kprune.rules.RULES", dict(kprune.rules.RULES))
+    model = between(Doubled(5, name="doubled"), IMAGE)
+    assert "'doubled' (Doubled) makes them, and kprune has no" in reasons(model)["doubled"]
+
+    kprune.rule(Doubled)(kprune.layer_rules.dense)
+
+    assert check_laws(model).get_layer("doubled").units < 5
+
+
 def test_a_rule_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kprune.rules.RULES", dict(kprune.rules.RULES))
 
