@@ -92,6 +92,7 @@ PASSED = [
     (lambda x: layers.Permute((2, 1))(layers.Permute((2, 1))(x)), SERIES),
     (lambda x: layers.Concatenate(axis=1)([x, layers.ReLU()(x)]), SERIES),
     (lambda x: layers.Concatenate(axis=-2)([x, x, x]), IMAGE),
+    (lambda x: layers.Concatenate(axis=1)([x, layers.Dense(6, name="below")(x)]), SERIES),
     (lambda x: layers.Average()([x, x]), FEATURES),
     (lambda x: layers.Maximum()([x, layers.GlobalMaxPooling2D(keepdims=True)(x)]), IMAGE),
     (lambda x: layers.Minimum()([x, layers.Reshape((1, 6))(ops.max(x, axis=1))]), SERIES),
@@ -199,6 +200,7 @@ HELD = [
     (layers.Activation("softmax", name="it"), FEATURES, "'it' (Activation) applies softmax, which"),
     (layers.Activation(reverse, name="it"), SERIES, "applies reverse, a function of its own"),
     (layers.Rescaling([1.0] * 6, name="it"), FEATURES, "'it' (Rescaling) has a constant for each"),
+    (layers.Normalization(mean=[1.0] * 6, variance=[2.0] * 6), FEATURES, "has a mean and a"),
     (layers.Dropout(0.5, noise_shape=(4, 6), name="it"), FEATURES, "their number in noise_shape"),
     (layers.BatchNormalization(axis=1, name="it"), IMAGE, "'it' (BatchNormalization) reads across"),
     (
