@@ -4,6 +4,8 @@ from .errors import FlatbufferError as FlatbufferError
 from .errors import ToolNotFoundError as ToolNotFoundError
 from .errors import UnsupportedLayerError as UnsupportedLayerError
 from .errors import UnsupportedOpError as UnsupportedOpError
+from .errors import DoesNotFitError as DoesNotFitError
+from .errors import BoardFaultError as BoardFaultError
 from .layers import ChannelMask as ChannelMask
 # Behind Keras's own rules, so that a user's replace them.
 from .layer_rules import rule as rule

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from kprune.boards import Board
-from kprune.errors import ToolNotFoundError
+from kprune.errors import DoesNotFitError, ToolNotFoundError
 
 # What provides each program, on Debian; None: not packaged there.
 _PACKAGES = {
@@ -20,10 +20,6 @@ _PACKAGES = {
     "arm-none-eabi-gcc": "gcc-arm-none-eabi libnewlib-arm-none-eabi",
     "qemu-system-arm": "qemu-system-arm",
 }
-
-
-class DoesNotFitError(ValueError):
-    """A network that is too large for a board's flash or RAM: the program did not link."""
 
 
 # The network in a folder
@@ -124,7 +120,7 @@ def build(network: NetworkFiles, board: Board, folder: Path) -> Path:
     require_tool("cc" if board.program == "host" else "arm-none-eabi-gcc", purpose)
     # make cannot name a folder with a space in it, and the user's may have one.
     model = folder / "source"
-    model.mkdir(exist_ok=True)
+    model.mkdir(parents=True, exist_ok=True)
     for path in network.folder.glob("*.[ch]"):
         shutil.copy(path, model)
     command = [make, "-s", "-j2", f"--directory={microcontroller()}"]

@@ -21,10 +21,7 @@ from numpy.typing import NDArray
 
 from kprune.boards import Board
 from kprune.building import NetworkFiles
-
-
-class BoardFaultError(RuntimeError):
-    """The simulated processor stopped in its fault handler; the message tells where."""
+from kprune.errors import BoardFaultError
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from kprune.boards import Board
 from kprune.building import NetworkFiles, microcontroller
-from kprune.conversation import Answer, BoardFaultError, Counts, run_lines
-from kprune.errors import ToolNotFoundError
+from kprune.conversation import Answer, Counts, run_lines
+from kprune.errors import BoardFaultError, ToolNotFoundError
 
 
 def run_renode(

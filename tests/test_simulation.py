@@ -12,11 +12,10 @@ import pytest
 from conftest import require
 
 from kprune.boards import BOARDS
-from kprune.building import DoesNotFitError, build, microcontroller, read_network
+from kprune.building import build, microcontroller, read_network
 from kprune.c.files import write_files
 from kprune.c.network import to_c
-from kprune.conversation import BoardFaultError
-from kprune.errors import ToolNotFoundError
+from kprune.errors import BoardFaultError, DoesNotFitError, ToolNotFoundError
 from kprune.flatbuffer import read
 from kprune.interpreters import run_tflite
 from kprune.simulation import quantize, simulate

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kprune.c import elementwise, moving, weighted
+from kprune.c import elementwise, moving, tables, weighted
 from kprune.c.names import unique_names
 from kprune.c.step import Argument, Array, Constant, Op, Place, Refusal, Step, describe, int8
 from kprune.errors import UnsupportedOpError
@@ -17,6 +17,7 @@ _LARGEST_TENSOR = 2**26
 
 _LOWERINGS: dict[str, Callable[[Op], Step]] = {
     **weighted.LOWERINGS,
+    **tables.LOWERINGS,
     **elementwise.LOWERINGS,
     **moving.LOWERINGS,
 }
