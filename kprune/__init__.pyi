@@ -7,11 +7,10 @@ from .errors import UnsupportedOpError as UnsupportedOpError
 from .errors import DoesNotFitError as DoesNotFitError
 from .errors import BoardFaultError as BoardFaultError
 from .layers import ChannelMask as ChannelMask
-# Behind Keras's own rules, so that a user's replace them.
-from .layer_rules import rule as rule
 from .rules import Flow as Flow
 from .rules import Site as Site
 from .rules import Weight as Weight
+from .rules import rule as rule
 from .masking import add_masks as add_masks
 from .masking import close_channels as close_channels
 from .cost import Budget as Budget
