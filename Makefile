@@ -32,7 +32,7 @@ $(VENV)/demo.installed: setup.cfg | $(VENV)
 	touch $@
 
 $(VENV)/dev.installed: setup.cfg | $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --editable ".[dev,demo,tflm]"
+	$(VENV)/bin/python -m pip install --quiet --editable ".[dev,demo,tflm,tfmot]"
 	touch $@
 
 $(VENV):

@@ -4,9 +4,9 @@
 
 Small networks, and the `.tflite` files of FOLDER if given, are cut short, have bits flipped, bytes
 and words replaced, parts moved about and copied over others; some inputs are random from the start.
-Each goes through read, repack, to_c_array and inspect. Allowed are a result and the errors that
-a command answers with exit code 2; anything else is counted and shown, as is whatever takes longer
-than ten seconds or more than 2 GiB. Results must hold together: what was repacked can be read.
+Each goes through read, repack, to_c_array, to_c and inspect. Allowed are a result and the errors
+that a command answers with exit code 2; anything else is counted and shown, as is whatever takes
+longer than ten seconds or more than 2 GiB. What was repacked must be readable.
 """
 
 import argparse
@@ -36,6 +36,7 @@ TARGETS: dict[str, Callable[[bytes], object]] = {
     "read": flatbuffer.read,
     "repack": lambda content: flatbuffer.read(kprune.repack(content)),
     "to_c_array": lambda content: kprune.to_c_array(content, "net"),
+    "to_c": lambda content: kprune.to_c(content, "net"),
     "inspect": lambda content: (str(kprune.inspect(content)), kprune.inspect(content).to_dict()),
 }
 

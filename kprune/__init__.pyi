@@ -4,6 +4,8 @@ from .errors import FlatbufferError as FlatbufferError
 from .errors import ToolNotFoundError as ToolNotFoundError
 from .errors import UnsupportedLayerError as UnsupportedLayerError
 from .errors import UnsupportedOpError as UnsupportedOpError
+from .errors import DoesNotFitError as DoesNotFitError
+from .errors import BoardFaultError as BoardFaultError
 from .layers import ChannelMask as ChannelMask
 from .rules import Flow as Flow
 from .rules import Site as Site

@@ -128,7 +128,8 @@ def plan(network: Network) -> Plan:
 
     Returns:
         The plan. `peak` equals the head that TensorFlow Lite Micro's recording allocator reports
-        for its reference kernels and an int8 network.
+        for its reference kernels. A plan that the file itself brings (metadata
+        "OfflineMemoryAllocation", as from Vela) is not looked at.
 
     Raises:
         UnsupportedOpError: The network has further subgraphs, whose lifetimes depend on the

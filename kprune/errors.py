@@ -19,3 +19,11 @@ class BudgetError(ValueError):
 
 class ToolNotFoundError(RuntimeError):
     """An optional package or program that is not installed. The message says how to get it."""
+
+
+class DoesNotFitError(ValueError):
+    """A network that is too large for a board's flash or RAM: the program did not link."""
+
+
+class BoardFaultError(RuntimeError):
+    """The simulated processor stopped in its fault handler; the message tells where."""

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from kprune.boards import BOARDS, Board
 from kprune.boards import board as find_board
+from kprune.building import microcontroller, read_network
 from kprune.c.array import to_c_array
 from kprune.c.network import to_c
 from kprune.errors import ToolNotFoundError
-from kprune.simulation import microcontroller, read_network, simulate
+from kprune.simulation import simulate
 
 # Where each Arduino core comes from, pinned, so that the sketch builds the same next year.
 _CORES = {

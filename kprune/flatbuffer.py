@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import flatbuffers
@@ -17,6 +17,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from kprune.errors import FlatbufferError
+from kprune.network import Network, Operator, Tensor, check
 
 _IDENTIFIER = b"TFL3"
 _SCHEMA_VERSION = 3
@@ -40,108 +41,12 @@ _DTYPES: dict[str, np.dtype] = {
 }
 
 
-# Ranks of the inputs and outputs that these operators cannot do without; 0 stands for any. Whoever
-# asks for a convolution's kernel size may then rely on there being one.
-_SIGNATURES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
-    "AVERAGE_POOL_2D": ((4,), (4,)),
-    "CONV_2D": ((4, 4), (4,)),
-    "DEPTHWISE_CONV_2D": ((4, 4), (4,)),
-    "FULLY_CONNECTED": ((0, 2), (0,)),
-    "MAX_POOL_2D": ((4,), (4,)),
-    "MEAN": ((0, 0), (0,)),
-    "MIRROR_PAD": ((0, 2), (0,)),
-    "PAD": ((0, 2), (0,)),
-    "REDUCE_ALL": ((0, 0), (0,)),
-    "REDUCE_MAX": ((0, 0), (0,)),
-    "REDUCE_MIN": ((0, 0), (0,)),
-    "SUM": ((0, 0), (0,)),
-    "TRANSPOSE_CONV": ((1, 4, 4), (4,)),
-}
-
-
 def _names(enum: type) -> dict[int, str]:
     return {value: name for name, value in vars(enum).items() if isinstance(value, int)}
 
 
 _OPERATORS = _names(schema.BuiltinOperator)
 _TENSOR_TYPES = _names(schema.TensorType)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Tensor:
-    """One tensor: an activation, or a constant of the network.
-
-    Attributes:
-        index: Its place in `Network.tensors`.
-        name: As the converter called it; may be empty.
-        shape: Without the batch axis removed: `(1, height, width, channels)`.
-        dtype: Type of the elements.
-        scale: float32, one for the tensor or one per index of `quantized_axis`; empty when the
-            tensor is not quantized. `real = scale * (q - zero_point)`.
-        zero_point: int64, as many as scales.
-        quantized_axis: The axis that the scales belong to.
-        data: The constant's values, read-only, of `shape` and `dtype`; None for an activation.
-        is_variable: Whether it keeps its values from one run to the next.
-    """
-
-    index: int
-    name: str
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    scale: np.ndarray
-    zero_point: np.ndarray
-    quantized_axis: int
-    data: np.ndarray | None
-    is_variable: bool = False
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-    @property
-    def num_bytes(self) -> int:
-        return self.size * self.dtype.itemsize
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Operator:
-    """One operator: `name` as in the schema's BuiltinOperator, such as `"CONV_2D"`.
-
-    Attributes:
-        name: `"CUSTOM"` for a custom operator, whose own name is `options["custom_code"]`.
-        version: Of the operator, as the converter stated it.
-        inputs: Indices of tensors; -1 for an optional input that is absent.
-        outputs: Indices of tensors.
-        options: The schema's builtin options, field names in snake_case, enums as integers.
-    """
-
-    name: str
-    version: int
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    options: dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Network:
-    """A graph of operators, in the order in which they run.
-
-    Attributes:
-        tensors: All tensors, by index.
-        operators: In an order that computes every tensor before it is read.
-        inputs: Indices of the network's inputs.
-        outputs: Indices of the network's outputs.
-        description: Free text of the converter.
-        subgraphs: The further graphs of the file, which operators such as IF and CALL_ONCE run.
-    """
-
-    tensors: tuple[Tensor, ...]
-    operators: tuple[Operator, ...]
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    description: str
-    subgraphs: tuple["Network", ...] = ()
 
 
 def read(flatbuffer: bytes) -> Network:
@@ -286,7 +191,7 @@ class _Reader:
         inputs = self._indices(graph.InputsAsNumpy())
         outputs = self._indices(graph.OutputsAsNumpy())
         network = Network(tensors, operators, inputs, outputs, description)
-        _check_graph(network)
+        check(network)
         return network
 
     def _tensor(self, index: int, tensor: Any) -> Tensor:
@@ -301,6 +206,9 @@ class _Reader:
         if any(dim < 0 for dim in shape) or math.prod(shape) * dtype.itemsize > _INT32_MAX:
             raise FlatbufferError(f"{label} has the impossible shape {shape}")
         scale, zero_point, axis = self._quantization(label, tensor.Quantization(), shape, dtype)
+        data = self._data(label, tensor.Buffer(), shape, dtype)
+        if data is None and not scale.all():
+            raise FlatbufferError(f"{label} has a scale of zero")
         return Tensor(
             index=index,
             name=self._text(tensor.Name()),
@@ -309,7 +217,7 @@ class _Reader:
             scale=scale,
             zero_point=zero_point,
             quantized_axis=axis,
-            data=self._data(label, tensor.Buffer(), shape, dtype),
+            data=data,
             is_variable=tensor.IsVariable(),
         )
 
@@ -389,45 +297,3 @@ class _Reader:
 
 def _snake_case(name: str) -> str:
     return re.sub("([A-Z])", lambda match: "_" + match[0].lower(), name)
-
-
-def _check_graph(network: Network) -> None:
-    """Every index exists; every tensor is computed once, and before it is read."""
-    tensors = network.tensors
-    _check_indices("the network's inputs", network.inputs, len(tensors))
-    _check_indices("the network's outputs", network.outputs, len(tensors))
-    given = {t.index for t in tensors if t.data is not None} | set(network.inputs)
-    # A variable starts as zeros, and an empty tensor has nothing to compute.
-    known = given | {t.index for t in tensors if t.is_variable or not t.num_bytes}
-    for place, operator in enumerate(network.operators):
-        label = f"operator {place} ({operator.name})"
-        read = [i for i in operator.inputs if i != -1]
-        _check_indices(f"the inputs of {label}", read, len(tensors))
-        _check_indices(f"the outputs of {label}", operator.outputs, len(tensors))
-        if not known.issuperset(read):
-            early = min(set(read) - known)
-            raise FlatbufferError(f"{label} reads tensor {early} before it is computed")
-        if not given.isdisjoint(operator.outputs):
-            again = min(given & set(operator.outputs))
-            raise FlatbufferError(f"{label} writes tensor {again}, which has its value already")
-        _check_signature(label, operator, tensors)
-        given |= set(operator.outputs)
-        known |= set(operator.outputs)
-
-
-def _check_indices(label: str, indices: Iterable[int], num_tensors: int) -> None:
-    for index in indices:
-        if not 0 <= index < num_tensors:
-            raise FlatbufferError(f"{label} name tensor {index} of {num_tensors}")
-
-
-def _check_signature(label: str, operator: Operator, tensors: Sequence[Tensor]) -> None:
-    ends = zip(("input", "output"), (operator.inputs, operator.outputs), strict=True)
-    for (end, indices), ranks in zip(ends, _SIGNATURES.get(operator.name, ((), ())), strict=True):
-        if len(indices) < len(ranks) or -1 in indices[: len(ranks)]:
-            raise FlatbufferError(f"{label} lacks one of its {len(ranks)} {end}s")
-        for index, rank in zip(indices, ranks, strict=False):
-            if rank and len(tensors[index].shape) != rank:
-                raise FlatbufferError(
-                    f"{label} has an {end} of shape {tensors[index].shape}, expected {rank} axes"
-                )

@@ -10,7 +10,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import chain, count
-from types import MappingProxyType
+from tempfile import TemporaryDirectory
+from types import FunctionType, MappingProxyType
 from typing import Any
 
 import keras
@@ -116,8 +117,15 @@ def copy_model(graph: Graph, batch_size: int | None = None) -> keras.Model:
 
     model = rebuild(graph, call, batch_size)
     for layer in graph.layers:
-        copies[id(layer)].set_weights(layer.get_weights())
+        give_weights(copies[id(layer)], layer.get_weights())
     return model
+
+
+def give_weights(layer: keras.layers.Layer, values: list) -> None:
+    layer.set_weights(values)
+    # What Normalization computes with are not its weights, but constants made of them.
+    if hasattr(layer, "finalize_state"):
+        layer.finalize_state()
 
 
 def copy_layers(
@@ -151,11 +159,29 @@ def copy_layers(
 
 
 def _copy(operation: keras.Operation, change: dict[str, object]) -> keras.Operation:
-    copy = type(operation).from_config({**operation.get_config(), **change})
-    if isinstance(operation, keras.layers.Lambda):
-        # Its config holds byte code, which no longer finds the names around it.
-        copy.function = operation.function
+    config = {**_unbuilt(operation.get_config()), **change}
+    # A function of the user's (an activation, say) need not be registered.
+    functions = [f for f in vars(operation).values() if isinstance(f, FunctionType)]
+    with keras.saving.custom_object_scope({f.__name__: f for f in functions}):
+        if isinstance(operation, keras.layers.Lambda):
+            copy = type(operation).from_config(config, safe_mode=False)
+            # Its config holds byte code, which no longer finds the names around it.
+            copy.function = operation.function
+        else:
+            copy = type(operation).from_config(config)
+    if hasattr(operation, "save_assets"):
+        # What a lookup has learned from data is neither in its config nor in its weights.
+        with TemporaryDirectory() as folder:
+            operation.save_assets(folder)
+            copy.load_assets(folder)
     return copy
+
+
+def _unbuilt(config: Any) -> Any:
+    """Without the shapes for which the layer inside of a wrapper was built."""
+    if isinstance(config, dict):
+        return {key: _unbuilt(v) for key, v in config.items() if key != "build_config"}
+    return [_unbuilt(v) for v in config] if isinstance(config, list) else config
 
 
 def _names(graph: Graph) -> dict[int, str]:

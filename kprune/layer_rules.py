@@ -5,6 +5,7 @@ layer" in ARCHITECTURE.md.
 """
 
 import math
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -87,18 +88,18 @@ def einsum_dense(site: Site) -> Flow:
     x, k, y = _letters(site)
     channels = [x[axis] for axis in varying(site.x)]
     made = [letter for letter in y if letter not in x]
+    uses = math.prod(n for n, letter in zip(site.x.shape, x, strict=True) if letter not in k)
     if "...," in site.layer.equation or not set(channels) <= set(k) - set(y) or len(made) != 1:
-        return barrier(site)
+        return replace(barrier(site), weights={"kernel": Weight({}, uses)})
     axis = y.index(made[0])
     units = site.make(site.shape[axis])
     _hold_mixing_activation(site, units)
     output = site.spread(units, axis)
     axes = {k.index(c): site.read(x.index(c)) for c in channels} | {k.index(made[0]): units}
-    uses = math.prod(site.x.shape[i] for i, letter in enumerate(x) if letter not in k)
     bias = {axis - len(y): units} if made[0] in (site.layer.bias_axes or "") else {}
-    weights = {"kernel": Weight(axes, uses), "bias": Weight(bias)}
     # The argument leaves out the axes behind the ellipsis.
     stated = output[(0,) * (output.ndim - np.size(site.layer.partial_output_shape))]
+    weights = {"kernel": Weight(axes, uses), "bias": Weight(bias)}
     return Flow(output, weights, {"output_shape": stated}, mixes=True)
 
 
@@ -128,6 +129,20 @@ def recurrent(site: Site) -> Flow:
         site.hold(state, "starts from them")
     steps = len(site.x)
     weights = {"kernel": Weight({0: site.read()}, steps), "recurrent_kernel": Weight({}, steps)}
+    return Flow(fresh(site, "feeds them back to itself"), weights, mixes=True)
+
+
+@rule(layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D)
+def convolutional_recurrent(site: Site) -> Flow:
+    for state in site.inputs[1:]:
+        site.hold(state, "starts from them")
+    channel_axis = 1 if site.axis == 0 else -1  # axis 0 is time
+    steps = 1 if site.layer.return_sequences else len(site.x)
+    uses = steps * _positions(site)
+    weights = {
+        "kernel": Weight({-2: site.read(channel_axis)}, uses),
+        "recurrent_kernel": Weight({}, uses),
+    }
     return Flow(fresh(site, "feeds them back to itself"), weights, mixes=True)
 
 

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from kprune.channels import Trace, mixing_points, trace
-from kprune.graph import Call, copy_layers, rebuild, unique
+from kprune.graph import Call, copy_layers, give_weights, rebuild, unique
 from kprune.ids import along_axis, core, varying
 from kprune.layers import ChannelMask
 
@@ -29,7 +29,9 @@ def add_masks(model: keras.Model, exclude: Iterable[str | keras.layers.Layer] = 
 
     Returns:
         A new, uncompiled functional model with copies of the layers and weights of `model`, and
-        `ChannelMask` layers in between. Layer names are those of `model`.
+        `ChannelMask` layers in between. Names of layers, inputs and outputs are those of `model`,
+        and what was frozen is frozen. Compile it as you compiled `model`, whose optimizer and its
+        state stay with `model`: its momenta belong to variables that the new model does not have.
 
     Raises:
         TypeError: `model` is no Keras model.
@@ -67,7 +69,7 @@ def add_masks(model: keras.Model, exclude: Iterable[str | keras.layers.Layer] = 
 
     masked = rebuild(found.graph, call)
     for layer in found.graph.layers:
-        copies[id(layer)].set_weights(layer.get_weights())
+        give_weights(copies[id(layer)], layer.get_weights())
     return masked
 
 

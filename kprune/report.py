@@ -67,9 +67,10 @@ def summary(model: keras.Model, baseline: keras.Model | None = None) -> None:
         TypeError, ValueError, UnsupportedLayerError: As `add_masks`.
 
     Example:
-        >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="scores")])
-        >>> summary(model)
-                  Sequential: ...
+        >>> inputs = keras.Input((4,))
+        >>> summary(keras.Model(inputs, keras.layers.Dense(2, name="scores")(inputs), name="small"))
+        small
+        ...
     """
     now = profile(model)
     before = _before(model) if baseline is None else profile(baseline)

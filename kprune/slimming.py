@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from kprune.channels import live_shape, trace
-from kprune.graph import Call, copy_layers, rebuild
+from kprune.graph import Call, copy_layers, give_weights, rebuild
 from kprune.ids import varying
 from kprune.layers import ChannelMask
 from kprune.masking import read_gates
@@ -63,7 +63,7 @@ def slim(model: keras.Model) -> keras.Model:
     for step, flow in found.steps:
         layer = step.operation
         if isinstance(layer, keras.layers.Layer) and not isinstance(layer, ChannelMask):
-            layers[id(layer)].set_weights(_slices(layer, flow, live))
+            give_weights(layers[id(layer)], _slices(layer, flow, live))
     return small
 
 

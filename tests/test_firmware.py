@@ -4,6 +4,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -13,16 +14,23 @@ import pytest
 from conftest import require
 
 from kprune.boards import BOARDS
+from kprune.building import build, microcontroller, read_network
 from kprune.c.network import to_c
 from kprune.errors import ToolNotFoundError
 from kprune.firmware import firmware, flash, golden_vectors, random_input, write_project
 from kprune.flatbuffer import read
-from kprune.simulation import build, microcontroller, read_network
 
 TINY = Path(__file__).parent / "firmware" / "tiny"
 MODEL = {path.name: path.read_text() for path in sorted(TINY.iterdir())}
 BARE_METAL = [b.name for b in BOARDS.values() if b.program == "bare-metal"]
+TFLM = Path(__file__).parent / "firmware" / "tflm"
 ARDUINO = [b.name for b in BOARDS.values() if b.program == "arduino"]
+
+
+@pytest.fixture(scope="module")
+def flatbuffer():
+    """A depthwise layer, convolutions, a dense layer and a softmax."""
+    return flatbuffer_zoo.depthwise_network()
 
 
 # The protocol, on the host build
@@ -54,9 +62,10 @@ def converse(program, said):
         (b"run 1 2 3 4 5 6", "ok 5 25 61"),
         (b"  run\t1  2 3 4 5 6  ", "ok 5 25 61"),
         (b"run -128 -128 0 0 127 127", "ok -128 0 127"),
+        (b"go", "ok 0 0 0"),
         (b"test", "ok 3"),
         (b"stack", "ok 0"),
-        (b"help", "ok version sizes run test stack time help"),
+        (b"help", "ok version sizes run go test stack time help"),
         (b"run", "error run needs 6 values, got 0"),
         (b"run 1 2 3 4 5", "error run needs 6 values, got 5"),
         (b"run 1 2 3 4 5 6 7", "error run needs 6 values, got 7"),
@@ -194,6 +203,28 @@ def test_an_stm32_project_builds_with_make_alone(board, tmp_path):
     assert project.joinpath("build", board, "firmware.elf").is_file()
 
 
+@pytest.mark.parametrize("board", ["stm32f405", "microbit", "mps3-an547"])
+def test_a_project_passes_its_self_test_on_the_simulated_board(board, flatbuffer, tmp_path):
+    require("make", "cc", "arm-none-eabi-gcc", "qemu-system-arm")
+    project = write_project(firmware(flatbuffer, board, "net"), tmp_path / "project")
+
+    qemu = subprocess.Popen(
+        ["make", "-s", "-C", project, "sim"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    with qemu:
+        try:
+            assert "is ready" in qemu.stdout.readline()
+            qemu.stdin.write("test\n")
+            qemu.stdin.flush()
+            assert qemu.stdout.readline() == "ok 3\n"
+        finally:
+            os.killpg(qemu.pid, signal.SIGKILL)
+
+
 @pytest.mark.parametrize("board", ["nucleo_f446re", "nucleo_h743zi", "mps3-an547"])
 def test_make_and_cmake_build_the_same_program(board, tmp_path):
     require("make", "cmake", "arm-none-eabi-gcc")
@@ -266,15 +297,6 @@ def test_the_arduino_sketch_compiles_and_answers(tmp_path):
         "ok 3",
         "ok 5 25 61",
     ]
-
-
-TFLM = Path(__file__).parent / "firmware" / "tflm"
-
-
-@pytest.fixture(scope="module")
-def flatbuffer():
-    """Depthwise, convolution, dense: for TensorFlow Lite Micro, which is not here; see TFLM."""
-    return flatbuffer_zoo.depthwise_network()
 
 
 def test_a_tensorflow_lite_micro_project_builds_against_its_library(flatbuffer, tmp_path):

@@ -133,6 +133,7 @@ TENSOR = "subgraphs.0.tensors.1"
         (f"{TENSOR}.buffer", 99, "in buffer 99 of"),
         (f"{TENSOR}.quantization.scale", [1, 1, float("nan"), 1], "negative or not finite"),
         (f"{TENSOR}.quantization.scale", [1, 1, -1, 1], "negative or not finite"),
+        ("subgraphs.0.tensors.0.quantization.scale", [0], "tensor 0 has a scale of zero"),
         (f"{TENSOR}.quantization.scale", [1, 1, 1], "3 scales and 4 zero points"),
         (f"{TENSOR}.quantization.quantizedDimension", 1, "4 scales along axis 1"),
         (f"{TENSOR}.quantization.quantizedDimension", 4, "4 scales along axis 4"),
@@ -142,6 +143,49 @@ TENSOR = "subgraphs.0.tensors.1"
 def test_read_says_what_is_wrong_with_the_file(path, value, message):
     with pytest.raises(FlatbufferError, match=message):
         flatbuffer.read(changed(set_field(path, value)))
+
+
+OPERATOR = "subgraphs.0.operators"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "kind"),
+    [
+        ("subgraphs.0.tensors.0.shape", [1, 12, 12, 0], "CONV_2D"),
+        ("subgraphs.0.tensors.0.shape", [1, 12, 12, 3], "CONV_2D"),
+        ("subgraphs.0.tensors.3.shape", [1, 10, 11, 4], "CONV_2D"),
+        (f"{OPERATOR}.0.builtinOptions.strideH", 0, "CONV_2D"),
+        (f"{OPERATOR}.0.builtinOptions.dilationWFactor", -1, "CONV_2D"),
+        (f"{OPERATOR}.0.builtinOptions.padding", 0, "CONV_2D"),
+        (f"{OPERATOR}.1.builtinOptions.filterWidth", 0, "MAX_POOL_2D"),
+        (f"{OPERATOR}.1.builtinOptions.strideW", 3, "MAX_POOL_2D"),
+        ("subgraphs.0.tensors.8.shape", [1, 55], "FULLY_CONNECTED"),
+        (f"{OPERATOR}.5.builtinOptions.beta", 0.0, "SOFTMAX"),
+        (f"{OPERATOR}.5.builtinOptions.beta", float("inf"), "SOFTMAX"),
+    ],
+)
+def test_shapes_that_the_kernels_take_for_granted_are_checked(path, value, kind):
+    with pytest.raises(FlatbufferError, match=rf"\({kind}\) makes .* options do not allow"):
+        flatbuffer.read(changed(set_field(path, value)))
+
+
+def test_a_depthwise_convolution_has_a_multiple_of_the_channels_it_reads():
+    model = schema.ModelT.InitFromPackedBuf(flatbuffer_zoo.depthwise_network(), 0)
+    graph = model.subgraphs[0]
+    [output] = graph.operators[1].outputs
+    graph.tensors[output].shape = [1, 5, 3, 12]
+
+    with pytest.raises(FlatbufferError, match=r"1 \(DEPTHWISE_CONV_2D\) makes \(1, 5, 3, 12\)"):
+        flatbuffer.read(flatbuffer.pack(model))
+
+
+def test_an_operator_without_its_options_is_refused():
+    def change(model):
+        operator = model.subgraphs[0].operators[0]
+        operator.builtinOptionsType, operator.builtinOptions = 0, None
+
+    with pytest.raises(FlatbufferError, match=r"\(CONV_2D\) lacks its option 'stride_h'"):
+        flatbuffer.read(changed(change))
 
 
 @pytest.mark.parametrize("content", [b"", b"TFL3", b"\x1c\0\0\0TFL3", b"PK\x03\x04" * 9])
@@ -162,7 +206,7 @@ def read_or_refuse(content: bytes) -> None:
 
 
 @given(st.sampled_from(FILES), st.data())
-@settings(max_examples=400, deadline=2000)
+@settings(max_examples=400)
 def test_bit_flips_give_a_network_or_a_flatbuffer_error(content, data):
     damaged = bytearray(content)
     for _ in range(data.draw(st.integers(1, 8))):
@@ -172,7 +216,7 @@ def test_bit_flips_give_a_network_or_a_flatbuffer_error(content, data):
 
 
 @given(st.sampled_from(FILES), st.data())
-@settings(max_examples=200, deadline=2000)
+@settings(max_examples=200)
 def test_a_word_of_garbage_gives_a_network_or_a_flatbuffer_error(content, data):
     # Offsets and lengths are words: one that is huge, or points backwards, must not hang.
     place = 4 * data.draw(st.integers(2, len(content) // 4 - 1))
@@ -182,13 +226,13 @@ def test_a_word_of_garbage_gives_a_network_or_a_flatbuffer_error(content, data):
 
 
 @given(st.sampled_from(FILES), st.data())
-@settings(max_examples=200, deadline=2000)
+@settings(max_examples=200)
 def test_truncation_gives_a_network_or_a_flatbuffer_error(content, data):
     read_or_refuse(content[: data.draw(st.integers(0, len(content) - 1))])
 
 
 @given(st.binary(max_size=400))
-@settings(max_examples=300, deadline=2000)
+@settings(max_examples=300)
 def test_random_bytes_behind_the_identifier_give_a_flatbuffer_error(content):
     with pytest.raises(FlatbufferError):
         flatbuffer.read(b"\x10\0\0\0TFL3" + content)

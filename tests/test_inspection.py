@@ -73,7 +73,7 @@ def test_repacking_shows_as_names_and_zero_points_that_are_gone():
 
 
 @given(st.integers(0, 2**31), st.integers(1, 16))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_memory_in_use_never_exceeds_the_peak_and_holds_what_an_operator_touches(seed, depth):
     result = inspect(flatbuffer_zoo.random_network(seed, depth))
     tensors = result.network.tensors

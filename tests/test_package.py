@@ -1,12 +1,17 @@
 """What a user meets before the first line of work."""
 
+import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
 
 import kprune
+from kprune.demo import digits_network
+
+ROOT = Path(__file__).parent.parent
 
 
 def python(program: str, cwd: Path) -> None:
@@ -24,7 +29,7 @@ def test_importing_kprune_loads_nothing_heavy(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("order", ["import keras, kprune", "import kprune, keras"])
 def test_importing_kprune_is_enough_to_load_a_masked_model(order: str, tmp_path: Path) -> None:
-    model = kprune.add_masks(kprune.demo.digits_network())
+    model = kprune.add_masks(digits_network())
     model.save(tmp_path / "masked.keras")
 
     python(f"{order}\nkeras.models.load_model('masked.keras')", tmp_path)
@@ -33,3 +38,25 @@ def test_importing_kprune_is_enough_to_load_a_masked_model(order: str, tmp_path:
 def test_every_public_name_can_be_had() -> None:
     assert [name for name in kprune.__all__ if getattr(kprune, name, None) is None] == []
     assert all(getattr(kprune, name).__doc__ for name in kprune.__all__)
+
+
+def test_the_wheel_carries_what_is_needed_later(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for name in ("kprune", "microcontroller"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
+    build = ("wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path)
+
+    subprocess.run([sys.executable, "-m", "pip", *build, source], check=True)
+
+    (wheel,) = tmp_path.glob("*.whl")
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    carried = [
+        *(ROOT / "microcontroller").rglob("*"),
+        *(ROOT / "kprune" / "c" / "runtime").iterdir(),
+    ]
+    expected = {str(p.relative_to(ROOT)) for p in carried if p.is_file()}
+    expected = {f"kprune/{name}" if name[0] == "m" else name for name in expected}
+    assert expected <= packed
+    assert {"kprune/py.typed", "kprune/__init__.pyi", "kprune/cli/__init__.py"} <= packed

@@ -67,7 +67,7 @@ def test_a_repacked_file_is_smaller_and_gives_the_same_outputs(build):
 
 
 @given(st.integers(0, 2**31), st.integers(1, 12))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_repacked_random_networks_give_the_same_outputs(seed, depth):
     require("tflite_micro")
 
@@ -121,7 +121,7 @@ def test_a_repacked_network_differs_in_names_and_scales_of_biases_only(build):
 
 
 @given(st.integers(0, 2**31))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_constants_lie_at_multiples_of_16_bytes(seed):
     content = repack(flatbuffer_zoo.random_network(seed))
     start = np.frombuffer(content, np.uint8).ctypes.data
@@ -132,7 +132,7 @@ def test_constants_lie_at_multiples_of_16_bytes(seed):
 
 
 @given(st.integers(0, 2**31))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_repacking_twice_changes_nothing(seed):
     content = repack(flatbuffer_zoo.random_network(seed))
 
@@ -229,7 +229,7 @@ def test_what_is_no_flatbuffer_is_refused():
 
 
 @given(st.sampled_from([*NETWORKS.values(), decorated]), st.data())
-@settings(max_examples=200, deadline=2000)
+@settings(max_examples=200)
 def test_damaged_files_give_a_flatbuffer_or_a_flatbuffer_error(build, data):
     damaged = bytearray(build())
     for _ in range(data.draw(st.integers(1, 8))):

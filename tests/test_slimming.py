@@ -57,7 +57,10 @@ def test_a_slim_model_loads_where_kprune_is_not_installed(tmp_path: Path) -> Non
 
     subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True)
 
-    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), masked(x), rtol=1e-5)
+    expected = keras.ops.convert_to_numpy(masked(x))
+    # Relative to the largest score: one that is nearly zero is a difference of large numbers.
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, rtol=0, atol=1e-5 * scale)
 
 
 def test_a_model_without_masks_is_refused() -> None:

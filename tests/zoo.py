@@ -269,6 +269,9 @@ def perturb(model: keras.Model, seed: int = 0) -> keras.Model:
             shift = rng.uniform(0.5, 1.5, value.shape)
             sign = 1 if variable.name == "moving_variance" else rng.choice([-1, 1], value.shape)
             variable.assign(value * shift + sign * 0.5 * shift)
+    for layer in model.layers:
+        if isinstance(layer, layers.Normalization):
+            layer.finalize_state()
     return model
 
 

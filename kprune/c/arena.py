@@ -116,8 +116,8 @@ def place(
         sorted(indices, key=lambda i: (-buffers[i].last, -buffers[i].size)),
         sorted(indices, key=lambda i: (buffers[i].first - buffers[i].last, -buffers[i].size)),
     ]
-    best = min((packing.first_fit(order) for order in orders), key=packing.height)
     order = min(orders, key=lambda order: packing.height(packing.first_fit(order)))
+    best = packing.first_fit(order)
     choices = random.Random(0)
     for _ in range(_TRIES if len(buffers) > 2 else 0):
         # Move one buffer to another turn; keep what is no worse, to walk along plateaus.

@@ -3,7 +3,7 @@
 The generator needs it twice: real scales become a 32-bit multiplier and a shift, and functions
 of one int8 value (logistic, tanh, hard swish, requantization …) become tables of 256 bytes, so
 that the microcontroller looks up what is computed here. Rounding is gemmlowp's, in two steps;
-`tests/c/test_fixedpoint.py` holds it against TensorFlow Lite Micro itself.
+`tests/c/test_network.py` holds it against TensorFlow Lite Micro itself, on all 256 inputs.
 
 Numbers in Q(m).(31 - m) are integers that stand for `raw / 2**(31 - m)`.
 """

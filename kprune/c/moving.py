@@ -165,6 +165,24 @@ def transpose(op: Op) -> Step:
     return Step(f"Permute {order}", (block,), (copy,))
 
 
+def tile(op: Op) -> Step:
+    source, output = op.input(0), op.output
+    counts = op.constant(1, "int32").ravel().tolist()
+    wanted = [length * count for length, count in zip(source.shape, counts, strict=True)]
+    if tuple(wanted) != output.shape or not same_scale(source, output):
+        raise Refusal(f"{source.shape} repeated {counts} times is not {output.shape}")
+    strides, out_strides = _strides(source.shape), _strides(output.shape)
+    # Each axis becomes two: its repetitions, which read the same again, and its elements.
+    shape, steps, out_steps = [], [], []
+    for axis, length in enumerate(source.shape):
+        shape += [counts[axis], length]
+        steps += [0, strides[axis]]
+        out_steps += [out_strides[axis] * length, out_strides[axis]]
+    block = _block("block", shape, steps, out_steps)
+    copy = _copy("block", Place(source.index), Place(output.index))
+    return Step(f"Tile {counts}", (block,), (copy,))
+
+
 def resize_nearest(op: Op) -> Step:
     source, output = op.input(0), op.output
     if not same_scale(source, output) or len(source.shape) != 4 or source.shape[0] != 1:
@@ -211,6 +229,7 @@ LOWERINGS = {
     "SLICE": slice_,
     "SPLIT": split,
     "TRANSPOSE": transpose,
+    "TILE": tile,
     "RESIZE_NEAREST_NEIGHBOR": resize_nearest,
 }
 

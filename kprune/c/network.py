@@ -9,10 +9,10 @@ import numpy as np
 
 from kprune import flatbuffer as flatbuffers
 from kprune.c.arena import Plan, plan
-from kprune.c.elementwise import float_text
 from kprune.c.names import check_name
 from kprune.c.program import Layer, Program, lower
 from kprune.c.step import Argument, Array, Constant, Place, Record, Scratch
+from kprune.c.tables import float_text
 from kprune.flatbuffer import Tensor
 
 _RUNTIME_VERSION = 1

@@ -6,14 +6,18 @@ from collections.abc import Callable
 
 import numpy as np
 
-from kprune.c import elementwise, moving, weighted
+from kprune.c import elementwise, moving, tables, weighted
 from kprune.c.names import unique_names
-from kprune.c.step import Argument, Array, Constant, Op, Place, Refusal, Step
+from kprune.c.step import Argument, Array, Constant, Op, Place, Refusal, Step, describe, int8
 from kprune.errors import UnsupportedOpError
 from kprune.flatbuffer import Network, Operator, Tensor
 
+# Beyond any microcontroller's RAM, and beyond what is worth planning.
+_LARGEST_TENSOR = 2**26
+
 _LOWERINGS: dict[str, Callable[[Op], Step]] = {
     **weighted.LOWERINGS,
+    **tables.LOWERINGS,
     **elementwise.LOWERINGS,
     **moving.LOWERINGS,
 }
@@ -71,7 +75,7 @@ def lower(network: Network) -> Program:
             "to_c has no code for " + "; ".join(refusals) + ". Change or leave out what is named, "
             "or write the network with to_c_array and run it with TensorFlow Lite Micro."
         )
-    names = unique_names(_layer_name(network, operator) for operator in kept)
+    names = unique_names(_layer_names(network, kept))
     layers = tuple(
         _layer(network, owners, operator, name, step)
         for operator, name, step in zip(kept, names, steps, strict=True)
@@ -89,12 +93,14 @@ def _lower(network: Network, operator: Operator) -> Step:
     if operator.name not in _LOWERINGS:
         raise Refusal("there is no kernel for it")
     tensors = [network.tensors[i] for i in (*operator.inputs, *operator.outputs) if i >= 0]
-    empty = [tensor.index for tensor in tensors if 0 in tensor.shape and tensor.data is None]
-    if empty:
-        raise Refusal(f"tensors {empty} are empty")
+    for tensor in tensors:
+        if tensor.data is None and not 0 < tensor.num_bytes <= _LARGEST_TENSOR:
+            raise Refusal(f"{describe(tensor)} has shape {tensor.shape}")
+        if tensor.is_variable:
+            raise Refusal(f"{describe(tensor)} keeps its values between runs")
     try:
         step = _LOWERINGS[operator.name](Op(network, operator))
-    except (IndexError, ValueError) as error:
+    except (ArithmeticError, LookupError, ValueError, TypeError) as error:
         # Operators with the wrong number of inputs, axes beyond the shape, and the like.
         raise Refusal(f"its inputs and options do not fit together ({error})") from error
     return _with_operands(network, step)
@@ -138,6 +144,11 @@ def _check_ends(network: Network) -> None:
                 f"to_c needs an int8 or float32 {word}; {names} is {tensor.dtype}. "
                 "Convert the model with int8 input and output."
             )
+        if tensor.dtype == np.int8:
+            try:
+                int8(tensor)
+            except Refusal as refusal:
+                raise UnsupportedOpError(f"to_c cannot take this {word}: {refusal}") from None
     if network.subgraphs:
         raise UnsupportedOpError(
             f"to_c writes networks of one graph; this one has {len(network.subgraphs)} more, "
@@ -191,14 +202,28 @@ def _title(network: Network, operator: Operator) -> str:
     return f"{name} (tensor {output!r})"
 
 
-# Layers that the converter folds into the one before them, by their default names.
-_FOLDED = re.compile(r"(?i)^(re_?lu|activation|batch_?norm|bn)")
+# Layers that the converter folds into the one before them, by the names people give them.
+_FOLDED = re.compile(r"(?i)(^|_)(re_?lu6?|activation|batch_?norm(alization)?|bn)(_?\d+)*$")
+
+
+def _layer_names(network: Network, operators: list[Operator]) -> list[str]:
+    """The Keras layer of each operator, from the name that the converter gave its output.
+
+    Keras 3 exports every layer with a "_1" of its own at the end.
+    """
+    names = [_layer_name(network, operator) for operator in operators]
+    exported = all(name.endswith("_1") for name in names if name)
+    return [
+        (name.removesuffix("_1") if exported else name)
+        or f"{operator.name.lower()}_{network.operators.index(operator)}"
+        for name, operator in zip(names, operators, strict=True)
+    ]
 
 
 def _layer_name(network: Network, operator: Operator) -> str:
-    """The Keras layer of an operator, from the name that the converter gave its output.
+    """The last scope but one of a tensor's name; of several, one that is no folded layer.
 
-    That is one path of scopes for each fused operation, with the operation at its end:
+    That name is one path of scopes for each fused operation, with the operation at its end:
     `"model/re_lu/Relu;model/conv2d/BiasAdd;model/conv2d/BiasAdd/ReadVariableOp"`.
     """
     layers = []
@@ -207,6 +232,5 @@ def _layer_name(network: Network, operator: Operator) -> str:
         while scopes and scopes[-1].startswith(("ReadVariable", "resource")):
             scopes.pop()
         layers += scopes[-2:-1]
-    own = [layer for layer in layers if not _FOLDED.match(layer)]
-    fallback = f"{operator.name.lower()}_{network.operators.index(operator)}"
-    return (own or layers or [fallback])[0]
+    own = [layer for layer in layers if not _FOLDED.search(layer)]
+    return (own or layers or [""])[0]

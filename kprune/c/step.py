@@ -156,6 +156,8 @@ def int8(tensor: Tensor) -> tuple[np.float32, int]:
         raise Refusal(f"{describe(tensor)} is {tensor.dtype}, expected int8")
     if len(tensor.scale) != 1:
         raise Refusal(f"{describe(tensor)} has {len(tensor.scale)} scales, expected 1")
+    if not 0 < tensor.scale[0] < np.inf:
+        raise Refusal(f"{describe(tensor)} has scale {tensor.scale[0]}")
     zero_point = int(tensor.zero_point[0])
     if not -128 <= zero_point <= 127:
         raise Refusal(f"{describe(tensor)} has zero point {zero_point}, beyond int8")

@@ -104,6 +104,12 @@ def _firmware_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("flatbuffer", type=Path, help="a .tflite file")
     parser.add_argument("--board", required=True, help="`kprune boards` lists those with a project")
     parser.add_argument("--name", help="begins every symbol; by default the name of the file")
+    parser.add_argument(
+        "--runtime",
+        default="c",
+        choices=("c", "tflm"),
+        help="stand-alone C, or TensorFlow Lite Micro as installed by you (c)",
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, help="the folder to write")
 
 
@@ -117,7 +123,7 @@ def _firmware(args: argparse.Namespace) -> dict:
     from kprune.firmware import write_project
 
     name = args.name or args.flatbuffer.stem
-    files = kprune.firmware(args.flatbuffer.read_bytes(), args.board, name)
+    files = kprune.firmware(args.flatbuffer.read_bytes(), args.board, name, args.runtime)
     folder = write_project(files, args.output)
     say(args, f"{folder}: {len(files)} files; its README says how to flash them")
     return {"folder": str(folder), "files": sorted(files)}

@@ -215,18 +215,27 @@ static const int8_t *run_timed(void)
     return output;
 }
 
-static void answer_run(struct line *line)
+static void run_and_answer(void)
 {
-    const int8_t *output;
+    const int8_t *output = run_timed();
 
-    if (!read_input(line)) {
-        return;
-    }
-    output = run_timed();
     if (output != NULL) {
         put_text("ok");
         put_values(output, network_output_size);
     }
+}
+
+static void answer_run(struct line *line)
+{
+    if (read_input(line)) {
+        run_and_answer();
+    }
+}
+
+static void answer_go(struct line *line)
+{
+    skip_line(line);
+    run_and_answer();
 }
 
 static void fill_input(uint32_t state)
@@ -302,8 +311,8 @@ static void answer_help(struct line *line);
 
 static const struct command commands[] = {
     { "version", answer_version }, { "sizes", answer_sizes }, { "run", answer_run },
-    { "test", answer_test },       { "stack", answer_stack }, { "time", answer_time },
-    { "help", answer_help },
+    { "go", answer_go },           { "test", answer_test },   { "stack", answer_stack },
+    { "time", answer_time },       { "help", answer_help },
 };
 #define NUM_COMMANDS (sizeof commands / sizeof commands[0])
 

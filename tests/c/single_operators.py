@@ -81,7 +81,7 @@ class Single(flatbuffer_zoo.Builder):
             kind = schema.TensorType.INT32
             inputs.append(self.tensor((count,), scale, dtype=kind, data=bias))
         typical = self.scale(x) * 2.0**-8 * 90 * math.sqrt(fan_in)
-        y = self.tensor(y_shape, typical * self.factor(-3, 3), self.zero())
+        y = self.tensor(y_shape, typical * self.factor(-1, 3), self.zero())
         return weights, inputs, y
 
     def window(self, x: int, *, dilated: bool = True) -> dict[str, Any]:
@@ -193,6 +193,36 @@ def fully_connected(draw: Draw) -> bytes:
     return net.build(y)
 
 
+def rounding(draw: Draw) -> bytes:
+    """All 256 inputs times small weights, so that many results lie halfway between two bytes."""
+    net = Single(draw)
+    kind = draw.choice(["CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED"])
+    filters = draw.integer(1, 6)
+    data = net.random.integers(-5, 6, filters).astype(np.int8)
+    scales = 2.0 ** net.random.integers(-2, 1, filters)
+    if kind == "FULLY_CONNECTED":
+        x = net.input((256, 1), 0.5, draw.integer(-9, 9))
+        weights = net.tensor((filters, 1), scales, data=data.reshape(filters, 1))
+        y_shape: tuple[int, ...] = (256, filters)
+        options: object = schema.FullyConnectedOptionsT()
+    elif kind == "CONV_2D":
+        x = net.input((1, 16, 16, 1), 0.5, draw.integer(-9, 9))
+        weights = net.tensor((filters, 1, 1, 1), scales, data=data.reshape(filters, 1, 1, 1))
+        y_shape = (1, 16, 16, filters)
+        options = schema.Conv2DOptionsT(strideH=1, strideW=1)
+        options.dilationHFactor = options.dilationWFactor = 1
+    else:
+        x = net.input((1, 16, 16, 1), 0.5, draw.integer(-9, 9))
+        data = np.pad(data.reshape(1, 1, 1, filters), [(0, 0), (1, 1), (1, 1), (0, 0)])
+        weights = net.tensor((1, 3, 3, filters), scales, data=data, axis=3)
+        y_shape = (1, 16, 16, filters)
+        options = schema.DepthwiseConv2DOptionsT(strideH=1, strideW=1, depthMultiplier=filters)
+        options.dilationHFactor = options.dilationWFactor = 1
+    y = net.tensor(y_shape, net.factor(0, 3), draw.integer(-9, 9))
+    net.operator(kind, [x, weights], [y], options, version=3)
+    return net.build(y)
+
+
 def _pool(name: str) -> Callable[[Draw], bytes]:
     def build(draw: Draw) -> bytes:
         net = Single(draw)
@@ -222,6 +252,17 @@ def mean(draw: Draw) -> bytes:
     y = net.tensor(shape, net.scale(x) * net.factor(-3, 2), net.zero())
     options = schema.ReducerOptionsT(keepDims=keep)
     net.operator("MEAN", [x, net.int32(*axes)], [y], options, version=2)
+    return net.build(y)
+
+
+def reduce_max(draw: Draw) -> bytes:
+    net = Single(draw)
+    x = net.image(channels=21)
+    axes = draw.choice([(1, 2), (1,), (3,), (2, 3)])
+    shape = [length for axis, length in enumerate(net.shape(x)) if axis not in axes]
+    y = net.like(x, shape)
+    inputs = [x, net.int32(*axes)]
+    net.operator("REDUCE_MAX", inputs, [y], schema.ReducerOptionsT(), version=2)
     return net.build(y)
 
 
@@ -376,6 +417,31 @@ def transpose(draw: Draw) -> bytes:
     return net.build(y)
 
 
+def split(draw: Draw) -> bytes:
+    """Both parts, joined again the other way round."""
+    net = Single(draw)
+    x = net.image()
+    axis = draw.choice([1, 2, 3])
+    shape = list(net.shape(x))
+    net.graph.tensors[x].shape = [n * 2 if a == axis else n for a, n in enumerate(shape)]
+    parts = [net.like(x, shape), net.like(x, shape)]
+    options = schema.SplitOptionsT(numSplits=2)
+    dimension = net.tensor((), None, dtype=schema.TensorType.INT32, data=np.array(axis, np.int32))
+    net.operator("SPLIT", [dimension, x], parts, options, version=2)
+    return net.build(net.concatenate(parts[::-1], axis))
+
+
+def tile(draw: Draw) -> bytes:
+    """Not in TensorFlow Lite Micro, but what Keras's UpSampling2D becomes."""
+    net = Single(draw)
+    x = net.image(longest=4)
+    axis = draw.choice([1, 2, 3])
+    counts = [draw.integer(2, 3) if a == axis else 1 for a in range(4)]
+    y = net.like(x, [n * count for n, count in zip(net.shape(x), counts, strict=True)])
+    net.operator("TILE", [x, net.int32(*counts)], [y], version=1)
+    return net.build(y)
+
+
 def resize_nearest(draw: Draw) -> bytes:
     net = Single(draw)
     x = net.image(longest=6)
@@ -399,9 +465,11 @@ OPERATORS: dict[str, Callable[[Draw], bytes]] = {
     "DEPTHWISE_CONV_2D": depthwise_conv2d,
     "TRANSPOSE_CONV": transpose_conv,
     "FULLY_CONNECTED": fully_connected,
+    "ROUNDING": rounding,
     "AVERAGE_POOL_2D": _pool("AVERAGE_POOL_2D"),
     "MAX_POOL_2D": _pool("MAX_POOL_2D"),
     "MEAN": mean,
+    "REDUCE_MAX": reduce_max,
     "SOFTMAX": softmax,
     "LOGISTIC": _function("LOGISTIC", -8, 1),
     "TANH": _function("TANH", -8, 1),
@@ -422,6 +490,7 @@ OPERATORS: dict[str, Callable[[Draw], bytes]] = {
     "CONCATENATION": concatenation,
     "STRIDED_SLICE": strided_slice,
     "TRANSPOSE": transpose,
+    "SPLIT": split,
     "RESIZE_NEAREST_NEIGHBOR": resize_nearest,
     "RESHAPE": reshape,
 }

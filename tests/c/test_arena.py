@@ -28,7 +28,7 @@ def together(a: Buffer, b: Buffer) -> bool:
     return a.first <= b.last and b.first <= a.last
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(buffer_lists())
 def test_buffers_in_use_together_lie_apart(buffers):
     offsets = place(buffers)
@@ -40,7 +40,7 @@ def test_buffers_in_use_together_lie_apart(buffers):
             assert apart or not together(a, b)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(buffer_lists())
 def test_a_plan_is_as_large_as_the_busiest_step_at_least(buffers):
     offsets = place(buffers)

@@ -10,7 +10,9 @@ from compiled import CompiledNetwork, random_inputs, tflite_micro
 from conftest import require
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from single_operators import OPERATORS
+from single_operators import OPERATORS, tile
+
+from kprune import flatbuffer as flatbuffers
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -51,6 +53,19 @@ def assert_equal_to_tflite_micro(flatbuffer: bytes) -> None:
 @given(data=st.data())
 def test_each_operator_gives_the_bytes_of_tflite_micro(name, data):
     assert_equal_to_tflite_micro(OPERATORS[name](Drawn(data)))
+
+
+@settings(max_examples=15, derandomize=True)
+@given(data=st.data())
+def test_tile_gives_the_bytes_of_numpy(data):
+    flatbuffer = tile(Drawn(data))
+    network = flatbuffers.read(flatbuffer)
+    counts = network.tensors[network.operators[0].inputs[1]].data
+    for x in random_inputs(flatbuffer):
+        with tempfile.TemporaryDirectory() as folder:
+            compiled = CompiledNetwork(flatbuffer, pathlib.Path(folder))
+
+            np.testing.assert_array_equal(compiled(x), np.tile(x, counts))
 
 
 @pytest.mark.parametrize("name", flatbuffer_zoo.NETWORKS)

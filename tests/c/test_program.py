@@ -46,8 +46,9 @@ def test_functions_of_one_value_become_tables():
 @pytest.mark.parametrize(
     ("tensor", "layer"),
     [
-        ("model/re_lu/Relu;model/conv2d_1/BiasAdd;model/conv2d_1/Conv2D", "conv2d_1"),
-        ("functional_1/stem_1/convolution", "stem_1"),
+        ("model/re_lu/Relu;model/conv2d_1/BiasAdd;model/conv2d_1/Conv2D", "conv2d"),
+        ("functional_1/stem_1/convolution", "stem"),
+        ("functional_1/Conv1_relu_1/Relu6;functional_1/Conv1_1/convolution", "Conv1"),
         ("model/dense/MatMul;model/dense/BiasAdd/ReadVariableOp", "dense"),
         ("model/activation_3/Relu;model/bn_3/FusedBatchNormV3", "activation_3"),
         ("Identity_int8", "relu_0"),

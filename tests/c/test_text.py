@@ -33,6 +33,10 @@ CORES = {
 }
 
 
+KINDS = ("LOGISTIC", "MUL", "PRELU", "MEAN", "PAD", "TRANSPOSE_CONV", "DEQUANTIZE")
+KINDS += ("RESIZE_NEAREST_NEIGHBOR", "QUANTIZE_FLOAT", "RESHAPE")
+
+
 def tiny() -> bytes:
     """A convolution, a pool, an addition, a dense layer and a softmax, named as in Keras."""
     net = flatbuffer_zoo.Builder(7)
@@ -53,9 +57,9 @@ def tiny() -> bytes:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> pathlib.Path:
-    """The C of one network per operator, and of the tiny one."""
+    """The C of a few operators, one of each kind of constant, and of the tiny network."""
     folder = tmp_path_factory.mktemp("text")
-    networks = {name.lower(): build(Seeded(0)) for name, build in OPERATORS.items()}
+    networks = {name.lower(): OPERATORS[name](Seeded(0)) for name in KINDS}
     for name, flatbuffer in {**networks, "tiny": tiny()}.items():
         kprune.write_files(kprune.to_c(flatbuffer, f"net_{name}"), folder)
     return folder

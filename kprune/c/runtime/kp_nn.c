@@ -182,6 +182,19 @@ void kp_mean(const kp_mean_shape *shape, const int8_t *input, int8_t *output)
     }
 }
 
+void kp_reduce_max(int32_t outer, int32_t reduced, int32_t inner, const int8_t *input,
+                   int8_t *output)
+{
+    for (; outer > 0; outer--) {
+        memset(output, -128, (size_t)inner);
+        for (int32_t i = 0; i < reduced; i++) {
+            keep_larger(output, input, inner);
+            input += inner;
+        }
+        output += inner;
+    }
+}
+
 /* --- Softmax ---------------------------------------------------------------------------------- */
 
 /* a * b in Q0.31 or in Q2.29, as the numbers are. */

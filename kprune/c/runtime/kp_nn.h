@@ -70,25 +70,22 @@ typedef struct {
  * weights: two output channels interleaved, for each pair its inputs in the order
  *          (kernel_height, kernel_width, in_channels / groups): a0 b0 a1 b1 a2 b2 ...
  *          The last channel of a group with an odd number of them stands alone: c0 c1 c2 ...
- * scratch: KP_CONV2D_SCRATCH bytes.
- * output:  may overlap the input if each of its pixels ends at or before the first input pixel
- *          that it or a later pixel needs. */
+ * scratch: 3 bytes, and 8 for each input of an output pixel (kernel_height * kernel_width *
+ *          in_channels / groups, rounded up to even): four pixels are gathered at once.
+ * output:  may overlap the input if groups is 1 and each of its pixels ends at or before the first
+ *          input pixel that it or a later pixel needs. */
 void kp_conv2d(const kp_window *window, const kp_rescale *rescale, const int8_t *weights,
                const int8_t *input, int8_t *output, int8_t *scratch);
 
-/* depth: kernel_height * kernel_width * in_channels / groups. Four pixels are gathered at once. */
-#define KP_CONV2D_SCRATCH(depth) (8 * ((depth) + ((depth) & 1)) + 3)
-
 /* Depthwise convolution: out_channels is a multiple of in_channels, `groups` is not read.
  * weights: (out_channels, kernel_height, kernel_width).
- * scratch: KP_DEPTHWISE_SCRATCH bytes.
+ * scratch: 3 bytes, and 2 for each input under one row of outputs of one channel, padding included:
+ *          ((kernel_height - 1) * dilation_height + 1) rows of
+ *          ((out_width - 1) * stride_width + (kernel_width - 1) * dilation_width + 1) values,
+ *          rounded up to even, and 2 more.
  * output:  may be the input itself if both have the same shape. */
 void kp_depthwise_conv2d(const kp_window *window, const kp_rescale *rescale, const int8_t *weights,
                          const int8_t *input, int8_t *output, int8_t *scratch);
-
-/* rows: (kernel_height - 1) * dilation_height + 1;
- * width: (out_width - 1) * stride_width + (kernel_width - 1) * dilation_width + 1. */
-#define KP_DEPTHWISE_SCRATCH(rows, width) (2 * (rows) * ((width) + ((width) & 1) + 2) + 3)
 
 /* Transposed convolution; `window` is that of the convolution it reverses, with in_* and out_*
  * as seen from here. input_zero is not folded into the biases: how many inputs reach an output
@@ -121,8 +118,12 @@ typedef struct {
 
 void kp_mean(const kp_mean_shape *shape, const int8_t *input, int8_t *output);
 
+/* The largest value along the middle axis. */
+void kp_reduce_max(int32_t outer, int32_t reduced, int32_t inner, const int8_t *input,
+                   int8_t *output);
+
 /* Softmax of `rows` rows of `depth` values; the output has scale 1/256 and zero point -128.
- * exponentials: exp(-beta * scale * d) in Q0.31 for d = 0 … count - 1; what lies further below
+ * exponentials: exp(-beta * scale * d) in Q0.31 for d = 0 ... count - 1; what lies further below
  *               the largest value of its row becomes 0.
  * output:       may be the input. */
 void kp_softmax(const int32_t *exponentials, int32_t count, int32_t rows, int32_t depth,
@@ -131,7 +132,7 @@ void kp_softmax(const int32_t *exponentials, int32_t count, int32_t rows, int32_
 /* --- Element by element ----------------------------------------------------------------------- */
 
 /* output[i] = table[input[i] + 128]. Any function of one value: relu, logistic, tanh, another
- * scale … The output may be the input. */
+ * scale ... The output may be the input. */
 void kp_lookup(const int8_t table[256], int32_t size, const int8_t *input, int8_t *output);
 
 /* How the elements of two inputs meet. Strides are in elements, 0 where an input is repeated;

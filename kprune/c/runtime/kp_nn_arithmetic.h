@@ -127,31 +127,55 @@ static void clear_rows(const input_rows *rows, int32_t input_zero)
     }
 }
 
-/* Copies row r of one input channel into a slot; rows outside the input are padding. */
-static inline void load_row(const kp_window *window, const int8_t *channel, int32_t input_zero,
-                            int32_t r, const input_rows *rows, int16_t *slot)
+/* How rows of an input channel come into the ring. */
+typedef struct {
+    const int8_t *channel; /* its value at (0, 0) */
+    int32_t step;          /* from one column to the next */
+    int32_t height, row_step;
+    int32_t pad_top, pad_left;
+    int32_t count; /* columns that windows reach */
+    int32_t pair_step;
+    int8_t zero;
+} row_loader;
+
+static inline row_loader loader_of(const kp_window *window, const kp_rescale *rescale,
+                                   const input_rows *rows, const int8_t *channel)
 {
-    const int8_t zero = (int8_t)input_zero;
-    int32_t pad = window->pad_left;
-    int32_t step = window->in_channels;
-    int32_t count = rows->width - pad < window->in_width ? rows->width - pad : window->in_width;
-    const int8_t *from = pixel_at(window, channel, r - window->pad_top, 0);
-    int16_t *to = slot + (pad >> 1) * rows->pair_step;
-    if (from == NULL) {
-        from = &zero;
-        step = 0;
-    }
-    if ((pad & 1) != 0 && count > 0) {
+    row_loader loader;
+    loader.channel = channel;
+    loader.step = window->in_channels;
+    loader.height = window->in_height;
+    loader.row_step = window->in_width * window->in_channels;
+    loader.pad_top = window->pad_top;
+    loader.pad_left = window->pad_left;
+    loader.count = rows->width - window->pad_left;
+    loader.count = loader.count < window->in_width ? loader.count : window->in_width;
+    loader.pair_step = rows->pair_step;
+    loader.zero = (int8_t)rescale->input_zero;
+    return loader;
+}
+
+/* Copies row r into a slot; rows outside the input are padding. */
+static inline void load_row(const row_loader *loader, int32_t r, int16_t *slot)
+{
+    int32_t y = r - loader->pad_top;
+    int32_t outside = y < 0 || y >= loader->height;
+    const int8_t *from = outside ? &loader->zero : loader->channel + y * loader->row_step;
+    int32_t step = outside ? 0 : loader->step;
+    int32_t pair_step = loader->pair_step;
+    int32_t count = loader->count;
+    int16_t *to = slot + (loader->pad_left >> 1) * pair_step;
+    if ((loader->pad_left & 1) != 0 && count > 0) {
         to[1] = *from;
         from += step;
-        to += rows->pair_step;
+        to += pair_step;
         count--;
     }
     for (; count >= 2; count -= 2) {
         to[0] = from[0];
         to[1] = from[step];
         from += 2 * step;
-        to += rows->pair_step;
+        to += pair_step;
     }
     if (count > 0) {
         to[0] = *from;

@@ -152,7 +152,7 @@ static void four_pixels_one_channel(const kp_rescale *rescale, int32_t c, int32_
     finish_four(rescale, c, a0, a1, a2, a3, output, stride);
 }
 
-/* Channels c … end - 1 of four pixels. */
+/* Channels c ... end - 1 of four pixels. */
 static void four_pixels(const kp_rescale *rescale, int32_t c, int32_t end, int32_t depth,
                         const int8_t *weights, const int8_t *patches, int8_t *output,
                         int32_t stride)

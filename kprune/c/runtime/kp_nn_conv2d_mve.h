@@ -88,7 +88,7 @@ static void one_channel(const kp_rescale *rescale, int32_t c, int32_t depth,
     output[stride] = finish_any(rescale, c, a1);
 }
 
-/* Channels c … end - 1. A pixel left over is computed twice, into the same place. */
+/* Channels c ... end - 1. A pixel left over is computed twice, into the same place. */
 static void multiply_patches(const kp_rescale *rescale, int32_t c, int32_t end, int32_t depth,
                              const int8_t *weights, int8_t *patches, int32_t count,
                              int8_t *output, int32_t stride)

@@ -40,7 +40,7 @@ static int32_t dense_unit(const int8_t *weights, const int8_t *input, int32_t de
         MULTIPLY_FOUR(d, row3, even, odd);      \
     } while (0)
 
-/* Units `unit` … unit + 3 of one row. */
+/* Units `unit` ... unit + 3 of one row. */
 static void dense_four_units(const kp_rescale *rescale, int32_t unit, const int8_t *weights,
                              const int8_t *input, int32_t depth, int8_t *output)
 {

@@ -6,7 +6,7 @@
 
 #include "kp_nn_dsp.h"
 
-/* Units `unit` … unit + 3 of one row: four times sixteen products per load of the input. */
+/* Units `unit` ... unit + 3 of one row: four times sixteen products per load of the input. */
 static void dense_four_units(const kp_rescale *rescale, int32_t unit, const int8_t *weights,
                              const int8_t *input, int32_t depth, int8_t *output)
 {

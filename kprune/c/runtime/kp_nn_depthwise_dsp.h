@@ -13,7 +13,7 @@ static void arrange_slots(input_rows *rows)
     rows->pair_step = 2 * rows->slots;
 }
 
-/* The values of the three rows at x … x + 3, as six pairs; `inputs` moves on by one column of
+/* The values of the three rows at x ... x + 3, as six pairs; `inputs` moves on by one column of
  * pairs. */
 #define LOAD_COLUMN(first, second, inputs, offset)                   \
     __asm__ volatile("ldrd %0, %1, [%2, #" offset "]"                \
@@ -29,8 +29,9 @@ typedef struct {
 } kernel_3x3;
 
 /* One row of outputs, two neighbours at a time; the last one alone if their number is odd. */
-static void row_3x3_stride_1(const kernel_3x3 *kernel, int32_t turn, const int16_t *inputs,
-                             int32_t width, int32_t step, int8_t *output)
+static NEVER_INLINE void row_3x3_stride_1(const kernel_3x3 *kernel, int32_t turn,
+                                         const int16_t *inputs, int32_t width, int32_t step,
+                                         int8_t *output)
 {
     const uint32_t *left = kernel->left + turn, *right = kernel->right + turn;
     uint32_t left0 = left[0], left1 = left[1], left2 = left[2];
@@ -63,8 +64,9 @@ static void row_3x3_stride_1(const kernel_3x3 *kernel, int32_t turn, const int16
     }
 }
 
-static void row_3x3_stride_2(const kernel_3x3 *kernel, int32_t turn, const int16_t *inputs,
-                             int32_t width, int32_t step, int8_t *output)
+static NEVER_INLINE void row_3x3_stride_2(const kernel_3x3 *kernel, int32_t turn,
+                                         const int16_t *inputs, int32_t width, int32_t step,
+                                         int8_t *output)
 {
     const uint32_t *left = kernel->left + turn, *right = kernel->right + turn;
     uint32_t left0 = left[0], left1 = left[1], left2 = left[2];
@@ -87,12 +89,9 @@ static void row_3x3_stride_2(const kernel_3x3 *kernel, int32_t turn, const int16
     }
 }
 
-static void channel_3x3(const kp_window *window, const kp_rescale *rescale, int32_t c,
-                        const int8_t *weights, const input_rows *rows, const int8_t *input,
-                        int8_t *output)
+static kernel_3x3 kernel_of(const kp_rescale *rescale, int32_t c, const int8_t *weights)
 {
     kernel_3x3 kernel;
-    int32_t loaded = 0, slot = 0, turn = 0;
     kernel.channel = prepare(&rescale->channels[c], rescale->output_zero);
     kernel.bias = channel_bias(&rescale->channels[c]);
     for (int i = 0; i < 5; i++) {
@@ -100,23 +99,31 @@ static void channel_3x3(const kp_window *window, const kp_rescale *rescale, int3
         kernel.left[i] = pair_of(row[0], row[1]);
         kernel.right[i] = pair_of(row[1], row[2]);
     }
-    for (int32_t y = 0; y < window->out_height; y++) {
-        int32_t top = y * window->stride_height;
-        for (; loaded < top + 3; loaded++) {
-            if (loaded >= top) { /* with strides above 3, some rows are not needed */
-                load_row(window, input, rescale->input_zero, loaded, rows, rows->ring + 2 * slot);
-            }
-            slot = slot < 2 ? slot + 1 : 0;
+    return kernel;
+}
+
+/* All rows of outputs of a channel with a kernel of 3 x 3 and strides of 1 or 2. */
+static void channel_3x3(const kp_window *window, const kp_rescale *rescale, int32_t c,
+                        const int8_t *weights, const input_rows *rows, const int8_t *input,
+                        int8_t *output)
+{
+    const kernel_3x3 kernel = kernel_of(rescale, c, weights);
+    const row_loader loader = loader_of(window, rescale, rows, input);
+    const int32_t height = window->out_height, width = window->out_width;
+    const int32_t channels = window->out_channels;
+    const int32_t stride_height = window->stride_height, stride_width = window->stride_width;
+    int32_t loaded = 0, turn = 0; /* turn: (3 - loaded % 3) % 3 */
+    for (int32_t y = 0; y < height; y++) {
+        for (; loaded < y * stride_height + 3; loaded++) {
+            load_row(&loader, loaded, rows->ring + 2 * ((3 - turn) % 3));
+            turn = turn > 0 ? turn - 1 : 2;
         }
-        turn = (3 - slot) % 3; /* the oldest row is in the slot that comes next */
-        if (window->stride_width == 1) {
-            row_3x3_stride_1(&kernel, turn, rows->ring, window->out_width, window->out_channels,
-                             output);
+        if (stride_width == 1) {
+            row_3x3_stride_1(&kernel, turn, rows->ring, width, channels, output);
         } else {
-            row_3x3_stride_2(&kernel, turn, rows->ring, window->out_width, window->out_channels,
-                             output);
+            row_3x3_stride_2(&kernel, turn, rows->ring, width, channels, output);
         }
-        output += window->out_width * window->out_channels;
+        output += width * channels;
     }
 }
 
@@ -148,7 +155,7 @@ static void depthwise_channel(const kp_window *window, const kp_rescale *rescale
                               int8_t *output)
 {
     if (window->kernel_height == 3 && window->kernel_width == 3 && window->dilation_height == 1 &&
-        window->dilation_width == 1 && window->stride_width <= 2 &&
+        window->dilation_width == 1 && window->stride_width <= 2 && window->stride_height <= 2 &&
         channel_shift(&rescale->channels[c]) > 0) {
         channel_3x3(window, rescale, c, weights, rows, input, output);
     } else {

@@ -10,6 +10,9 @@
 /* For what must keep its sums in registers. */
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
+/* For what must have the registers for itself, or is rare. */
+#define NEVER_INLINE __attribute__((noinline))
+
 static inline uint32_t load4(const int8_t *from)
 {
     uint32_t word;
@@ -109,9 +112,7 @@ static inline int8_t finish_short(short_channel channel, int32_t sum)
     return (int8_t)value;
 }
 
-/* The long form is rare: kept out of the loops. */
-static __attribute__((noinline)) int8_t finish_wide(const kp_rescale *rescale, int32_t c,
-                                                    int32_t sum)
+static NEVER_INLINE int8_t finish_wide(const kp_rescale *rescale, int32_t c, int32_t sum)
 {
     return finish(rescale, c, sum);
 }

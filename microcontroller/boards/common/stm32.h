@@ -24,6 +24,7 @@ struct stm32f4_plan {
     uint32_t m;            /* 8: 2 MHz into the PLL */
     uint32_t n;            /* 50..432 */
     uint32_t q;            /* 48 MHz domain, 2..15; unused, but has to be legal */
+    uint32_t voltage;      /* PWR_CR's field VOS for the highest core voltage: 1 on F405, else 3 */
     uint32_t flash;        /* FLASH_ACR: wait states and accelerators */
     uint32_t apb1_divider; /* 1, 2 or 4 */
     uint32_t apb2_divider; /* 1, 2 or 4 */

@@ -13,7 +13,6 @@
 
 #define PLL_ON (1u << 24)
 #define PLL_READY (1u << 25)
-#define SCALE_1 (3u << 14) /* the highest core voltage */
 #define OVER_DRIVE_ON (1u << 16)
 #define OVER_DRIVE_SWITCH (1u << 17)
 
@@ -36,7 +35,7 @@ static int over_drive_start(void)
 static int pll_start(const struct stm32f4_plan *plan)
 {
     RCC_APB1ENR |= 1u << 28; /* PWR */
-    PWR_CR |= SCALE_1;
+    PWR_CR |= plan->voltage << 14;
     /* Source: internal oscillator. Output divider 2 is code 0; bit 29 stays at its reset value. */
     RCC_PLLCFGR = (2u << 28) | (plan->q << 24) | (plan->n << 6) | plan->m;
     RCC_CR |= PLL_ON;

@@ -13,6 +13,7 @@ static const struct stm32f4_plan plan = {
     .m = 8,
     .n = 100,
     .q = 4,
+    .voltage = 3,
     .flash = (7u << 8) | 3u, /* prefetch, both caches; 3 wait states */
     .apb1_divider = 2,
     .apb2_divider = 1,

@@ -13,6 +13,7 @@ static const struct stm32f4_plan plan = {
     .m = 8,
     .n = 180,
     .q = 8,
+    .voltage = 3,
     .flash = (7u << 8) | 5u, /* prefetch, both caches; 5 wait states */
     .apb1_divider = 4,
     .apb2_divider = 2,

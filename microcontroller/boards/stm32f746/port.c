@@ -14,6 +14,7 @@ static const struct stm32f4_plan plan = {
     .m = 8,
     .n = 216,
     .q = 9,
+    .voltage = 3,
     .flash = (3u << 8) | 7u, /* prefetch, accelerator; 7 wait states */
     .apb1_divider = 4,
     .apb2_divider = 2,

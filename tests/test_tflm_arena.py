@@ -103,6 +103,55 @@ def matrix_product(net):
     return z
 
 
+def single(kind, options=None, x=(1, 7, 5, 3), y=None, constants=(), version=1):
+    """One operator that takes one activation of shape `x`, and constant int32 vectors."""
+
+    def build(net):
+        source = net.input(x)
+        sink = net.like(source, y)
+        net.operator(
+            kind, [source, *(net.int32(*c) for c in constants)], [sink], options, version=version
+        )
+        return sink
+
+    return build
+
+
+def scaled(kind, scale, zero_point, options=None, version=2):
+    """One operator whose output has the scale that its specification fixes."""
+
+    def build(net):
+        source = net.input((1, 30))
+        sink = net.tensor((1, 30), scale, zero_point)
+        net.operator(kind, [source], [sink], options, version=version)
+        return sink
+
+    return build
+
+
+def largest(net):
+    x, y = net.input((1, 30)), net.tensor((1,), None, dtype=schema.TensorType.INT32)
+    options = schema.ArgMaxOptionsT(outputType=schema.TensorType.INT32)
+    net.operator("ARG_MAX", [x, net.int32(1)], [y], options, version=2)
+    return y
+
+
+def dequantized(net):
+    x, y = net.input((1, 30)), net.tensor((1, 30), None, dtype=schema.TensorType.FLOAT32)
+    net.operator("DEQUANTIZE", [x], [y], schema.DequantizeOptionsT(), version=2)
+    return y
+
+
+def pairwise(kind, options):
+    def build(net):
+        x, y = net.input((1, 6, 6, 3)), net.input((1, 6, 6, 3))
+        z = net.like(x)
+        net.operator(kind, [x, y], [z], options)
+        return z
+
+    return build
+
+
 def unused_input(net):
     net.input((1, 500))
     return net.relu(net.input((1, 20)))
@@ -135,6 +184,65 @@ OPERATORS = {
     "BATCH_MATMUL": matrix_product,
     "MUL": lambda net: net.mul(net.input((1, 6, 6, 3)), net.input((1, 1, 1, 3))),
     "SUB": lambda net: net.sub(net.input((1, 6, 6, 3)), net.input((1, 6, 6, 3))),
+    "MAXIMUM": pairwise("MAXIMUM", schema.MaximumMinimumOptionsT()),
+    "MINIMUM": pairwise("MINIMUM", schema.MaximumMinimumOptionsT()),
+    "ARG_MAX": largest,
+    "DEQUANTIZE": dequantized,
+    "L2_NORMALIZATION": scaled("L2_NORMALIZATION", 1 / 128, 0, schema.L2NormOptionsT()),
+    "LOG_SOFTMAX": scaled("LOG_SOFTMAX", 16 / 256, 127, schema.LogSoftmaxOptionsT()),
+    "ELU": single("ELU"),
+    "HARD_SWISH": single("HARD_SWISH", schema.HardSwishOptionsT()),
+    "LEAKY_RELU": single("LEAKY_RELU", schema.LeakyReluOptionsT(alpha=0.1)),
+    "TRANSPOSE": single(
+        "TRANSPOSE", schema.TransposeOptionsT(), y=(1, 5, 7, 3), constants=[(0, 2, 1, 3)]
+    ),
+    "RESIZE_NEAREST_NEIGHBOR": single(
+        "RESIZE_NEAREST_NEIGHBOR",
+        schema.ResizeNearestNeighborOptionsT(),
+        y=(1, 14, 10, 3),
+        constants=[(14, 10)],
+        version=2,
+    ),
+    "RESIZE_BILINEAR": single(
+        "RESIZE_BILINEAR",
+        schema.ResizeBilinearOptionsT(),
+        y=(1, 14, 10, 3),
+        constants=[(14, 10)],
+        version=2,
+    ),
+    "STRIDED_SLICE": single(
+        "STRIDED_SLICE",
+        schema.StridedSliceOptionsT(),
+        y=(1, 3, 5, 3),
+        constants=[(0, 1, 0, 0), (1, 4, 5, 3), (1, 1, 1, 1)],
+        version=2,
+    ),
+    "SLICE": single(
+        "SLICE",
+        schema.SliceOptionsT(),
+        y=(1, 3, 5, 3),
+        constants=[(0, 1, 0, 0), (1, 3, 5, 3)],
+        version=2,
+    ),
+    "SQUEEZE": single("SQUEEZE", schema.SqueezeOptionsT(squeezeDims=[0]), x=(1, 4, 3), y=(4, 3)),
+    "EXPAND_DIMS": single(
+        "EXPAND_DIMS", schema.ExpandDimsOptionsT(), x=(1, 4, 3), y=(1, 1, 4, 3), constants=[(1,)]
+    ),
+    "DEPTH_TO_SPACE": single(
+        "DEPTH_TO_SPACE",
+        schema.DepthToSpaceOptionsT(blockSize=2),
+        x=(1, 4, 4, 4),
+        y=(1, 8, 8, 1),
+    ),
+    "SPACE_TO_DEPTH": single(
+        "SPACE_TO_DEPTH",
+        schema.SpaceToDepthOptionsT(blockSize=2),
+        x=(1, 8, 8, 1),
+        y=(1, 4, 4, 4),
+    ),
+    "PACK": single(
+        "PACK", schema.PackOptionsT(valuesCount=1, axis=0), x=(4, 3), y=(1, 4, 3), version=2
+    ),
     "per tensor": lambda net: net.conv2d(net.input((1, 6, 6, 3)), 9, per_channel=False),
     "dense per channel": lambda net: net.dense(net.input((1, 20)), 7, per_channel=True),
     "unused input": unused_input,
@@ -157,7 +265,7 @@ def test_one_operator_alone_takes_what_the_recording_allocator_reports(build):
 
 
 @given(st.integers(0, 2**31), st.integers(1, 24))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_random_networks_take_what_the_recording_allocator_reports(seed, depth):
     require("tflite_micro")
     content = flatbuffer_zoo.random_network(seed, depth)
