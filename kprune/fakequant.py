@@ -101,8 +101,8 @@ class FakeQuantWeights(keras.layers.Wrapper):
         >>> layer = FakeQuantWeights(keras.layers.Dense(1, use_bias=False), "kernel", (-1,))
         >>> layer.build((None, 2))
         >>> layer.layer.set_weights([np.array([[1.27], [0.0149]])])
-        >>> np.round(layer.rounded(), 4).tolist()
-        [[1.27], [0.01]]
+        >>> np.round(layer.rounded() / 0.01).tolist()
+        [[127.0], [1.0]]
 
     Source:
         Jacob et al., CVPR 2018, section 3; Krishnamoorthi, Quantizing deep convolutional networks

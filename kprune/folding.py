@@ -41,6 +41,12 @@ _SEPARABLE = {
 _DEPTHWISE = {2: layers.DepthwiseConv1D, 3: layers.DepthwiseConv1D, 4: layers.DepthwiseConv2D}
 
 
+# Classes of `keras.ops`, which have no public names, and the layers that do the same.
+_JOINING = {kind.__name__: kind for kind in (layers.Add, layers.Subtract, layers.Multiply)}
+_JOINING.update({kind.__name__: kind for kind in (layers.Maximum, layers.Minimum)})
+_APPLYING = {"Relu": "relu", "Relu6": "relu6", "Sigmoid": "sigmoid", "Silu": "silu", "Tanh": "tanh"}
+
+
 def fold(graph: Graph) -> keras.Model:
     """Rebuild a model from the layers that stay operators in int8.
 
@@ -83,6 +89,14 @@ def readers(graph: Graph) -> dict[int, list[Call | None]]:
     return found
 
 
+def is_bare(call: Call) -> bool:
+    """Whether it is an operation such as `x + y`, for which there is a layer, too."""
+    kind, shapes = type(call.operation).__name__, {t.shape for t in call.inputs}
+    if isinstance(call.operation, layers.Layer):
+        return False
+    return kind in _APPLYING or (kind in _JOINING and len(call.inputs) == 2 and len(shapes) == 1)
+
+
 class _Rewriting:
     """Rebuilds a graph in which some layers become others."""
 
@@ -110,9 +124,7 @@ class _Rewriting:
     def call(self, step: Call, *args: Any, **kwargs: Any) -> Any:
         return self.copies[id(step.operation)](*args, **kwargs)
 
-    def part(
-        self, layer: keras.layers.Layer, suffix: str, x: Any, make: Callable[[str], Any]
-    ) -> Any:
+    def part(self, layer: keras.Operation, suffix: str, x: Any, make: Callable[[str], Any]) -> Any:
         """Apply one of the layers that `layer` becomes; `make` gets its name."""
         key = (id(layer), suffix)
         if key not in self.parts:
@@ -128,6 +140,8 @@ class _Parting(_Rewriting):
 
     def call(self, step: Call, *args: Any, **kwargs: Any) -> Any:
         layer = step.operation
+        if is_bare(step):
+            return self.bare(layer, [t for t in tree.flatten((args, kwargs)) if _is_tensor(t)])
         if type(layer) in _SEPARABLE:
             return self.activate(layer, self.separable(layer, args[0]))
         if type(layer) is layers.Activation and layer.activation is activations.silu:
@@ -135,8 +149,17 @@ class _Parting(_Rewriting):
         outputs = super().call(step, *args, **kwargs)
         return self.activate(layer, outputs) if _has_own_activation(layer) else outputs
 
+    def bare(self, operation: keras.Operation, tensors: list) -> Any:
+        kind = type(operation).__name__
+        if kind in _JOINING:
+            return self.part(operation, "layer", tensors, lambda n: _JOINING[kind](name=n))
+        function = activations.get(_APPLYING[kind])
+        return self.apply(operation, function, tensors[0])
+
     def activate(self, layer: keras.layers.Layer, x: Any) -> Any:
-        function = layer.activation
+        return self.apply(layer, layer.activation, x)
+
+    def apply(self, layer: keras.Operation, function: Callable, x: Any) -> Any:
         if function is activations.silu:
             gate = self.part(layer, "sigmoid", x, lambda n: layers.Activation("sigmoid", name=n))
             return self.part(layer, "multiply", [x, gate], lambda n: layers.Multiply(name=n))
@@ -308,6 +331,10 @@ def _takes_up_in_front(norm: Call, host: Call) -> bool:
 def _is_batch_norm(call: Call) -> bool:
     layer = call.operation
     return type(layer) is layers.BatchNormalization and _is_last(layer.axis, call.inputs[0])
+
+
+def _is_tensor(value: object) -> bool:
+    return isinstance(value, keras.KerasTensor)
 
 
 def _is_last(axis: int, tensor: Any) -> bool:

@@ -15,7 +15,7 @@ from keras import activations, layers, tree
 from kprune.calibration import read_samples
 from kprune.errors import UnsupportedLayerError
 from kprune.fakequant import FakeQuant, FakeQuantWeights
-from kprune.folding import FUSED, OUTPUT_AXES, PARTED, fold, readers
+from kprune.folding import FUSED, OUTPUT_AXES, PARTED, fold, is_bare, readers
 from kprune.graph import Call, Graph, read_graph, rebuild, unique
 from kprune.layers import ChannelMask
 from kprune.tfmot import TfmotModel
@@ -114,7 +114,7 @@ def quantize_aware(model: keras.Model, representative_data: object, method: str 
 
     Example:
         >>> model = keras.Sequential([
-        ...     keras.Input((8, 8, 1), name="input"),
+        ...     keras.Input((8, 8, 1), name="image"),
         ...     keras.layers.Conv2D(4, 3, use_bias=False, name="conv"),
         ...     keras.layers.BatchNormalization(),
         ...     keras.layers.ReLU(name="relu"),
@@ -122,7 +122,7 @@ def quantize_aware(model: keras.Model, representative_data: object, method: str 
         >>> x = np.random.default_rng(0).normal(size=(64, 8, 8, 1)).astype("float32")
         >>> aware = quantize_aware(model, x)
         >>> [layer.name for layer in aware.layers[1:]]
-        ['input_rounded', 'conv', 'relu', 'relu_rounded']
+        ['image_rounded', 'conv', 'relu', 'relu_rounded']
 
     Source:
         Jacob et al., Quantization and Training of Neural Networks for Efficient
@@ -273,7 +273,7 @@ def _check_layers(graph: Graph) -> None:
     refused = [
         f"{call.operation.name!r} ({type(call.operation).__name__})"
         for call in graph.calls
-        if type(call.operation) not in known
+        if not (type(call.operation) in known or is_bare(call))
         or getattr(call.operation, "data_format", None) == "channels_first"
     ]
     if refused:

@@ -47,6 +47,16 @@ def residual():
     return with_random_weights(keras.Model(inputs, layers.GlobalAveragePooling2D()(x)))
 
 
+def bare():
+    """Operations that are no layers."""
+    inputs = keras.Input(SHAPE, name="image")
+    x = layers.Conv2D(4, 3, padding="same")(inputs)
+    y = keras.ops.relu(layers.Conv2D(4, 1)(x) + x)
+    return with_random_weights(
+        keras.Model(inputs, layers.Dense(3)(layers.Flatten()(y * keras.ops.sigmoid(x) - y)))
+    )
+
+
 def branches():
     inputs = keras.Input(SHAPE, name="image")
     a = layers.MaxPooling2D(2)(layers.Conv2D(4, 3, padding="same")(inputs))
@@ -127,6 +137,7 @@ NETWORKS = {
         shape=(24, 3),
     ),
     "residual": residual,
+    "bare": bare,
     "branches": branches,
     "excited": excited,
     "shared": shared,
