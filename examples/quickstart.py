@@ -1,4 +1,4 @@
-"""The whole road in twenty lines, on handwritten digits: python examples/quickstart.py"""
+"""The whole road in some twenty lines, on handwritten digits: python examples/quickstart.py"""
 
 import keras
 
@@ -18,6 +18,9 @@ small = kprune.slim(masked)  # same outputs, channels really gone
 kprune.summary(small, baseline=model)
 
 flatbuffer = kprune.to_tflite(small, representative_data=x[:200])
-scores = kprune.run_tflite(flatbuffer, x_test)
+scores = kprune.run_tflite(flatbuffer, x_test, interpreter="tflm")
 print(f"int8: {len(flatbuffer):,} bytes, accuracy {(scores.argmax(-1) == y_test).mean():.3f}")
-kprune.write_files(kprune.to_c_array(flatbuffer, name="digits"), "firmware/")
+kprune.write_files(kprune.to_c_array(flatbuffer, name="digits"), "firmware/tflm")
+kprune.write_files(kprune.to_c(flatbuffer, name="digits"), "firmware/c")  # needs no interpreter
+run = kprune.simulate("firmware/c", x_test[:10], board="stm32f405")  # in QEMU
+print(f"{run.instructions:,} instructions, the same bytes: {(run.scores == scores[:10]).all()}")

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_the_quickstart_runs_and_meets_its_budget(tmp_path: Path) -> None:
-    require("sklearn")
+    require("sklearn", "tflite_micro", "arm-none-eabi-gcc", "qemu-system-arm")
     example = ROOT / "examples" / "quickstart.py"
 
     result = subprocess.run(
@@ -22,8 +22,9 @@ def test_the_quickstart_runs_and_meets_its_budget(tmp_path: Path) -> None:
     kept = re.search(r"kept +[\d.]+% +([\d.]+)%", result.stdout)
     assert kept and float(kept[1]) <= 25.0
     accuracy = re.search(r"accuracy (0\.\d+)$", result.stdout, re.MULTILINE)
+    assert "the same bytes: True" in result.stdout
     assert accuracy and float(accuracy[1]) >= 0.95
-    assert (tmp_path / "firmware" / "digits_model_data.cc").is_file()
+    assert (tmp_path / "firmware" / "tflm" / "digits_model_data.cc").is_file()
 
 
 def test_the_readme_shows_the_quickstart() -> None:
