@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+from textwrap import shorten
 
 import keras
 import numpy as np
@@ -159,7 +160,7 @@ def _held(groups: list[Group]) -> Counter[str]:
 
 
 def _last_line(text: str) -> str:
-    return text.strip().splitlines()[-1][:200]
+    return shorten(text.strip().splitlines()[-1], 200, placeholder=" ...")
 
 
 def _line(r: dict) -> str:

@@ -49,6 +49,8 @@ _LARGEST_RECORD = 256
 _UNPLANNED = ("CUSTOM", "SVDF", "UNIDIRECTIONAL_SEQUENCE_LSTM")
 _PER_CHANNEL = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV")
 
+_MAX_ROOM_BYTES = 2**28
+
 
 @dataclasses.dataclass(frozen=True)
 class Buffer:
@@ -164,6 +166,13 @@ def tail_bytes(network: Network, pointer_bytes: int = 4) -> int:
     records = sum(_record_bytes(operator, network) for operator in network.operators)
     variables = sum(_aligned(t.num_bytes) for t in network.tensors if t.is_variable)
     return math.ceil(pointers * pointer_bytes) + 16 * num_ends + records + variables
+
+
+def room_bytes(network: Network) -> int:
+    """An arena on this computer with room enough: every activation at once, and ample records."""
+    activations = sum(t.num_bytes + 16 for t in network.tensors if t.data is None)
+    records = tail_bytes(network, pointer_bytes=8)
+    return min(8 * activations + 2 * records + 2**20, _MAX_ROOM_BYTES)
 
 
 def _record_bytes(operator: Operator, network: Network) -> int:

@@ -5,10 +5,16 @@ kernels round twice where LiteRT rounds once, so the two may differ in the last 
 a device come from the latter.
 """
 
-from collections.abc import Callable
+import contextlib
+import importlib.util
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 
+from kprune.arena import room_bytes
+from kprune.child import run_in_child
 from kprune.errors import ToolNotFoundError
 from kprune.flatbuffer import Network, Tensor, read
 
@@ -43,7 +49,8 @@ def run_tflite(flatbuffer: bytes, x: np.ndarray, interpreter: str = "litert") ->
         raise ValueError(
             f"interpreter must be one of {', '.join(_INTERPRETERS)}, got {interpreter!r}."
         )
-    source, target = _ends(read(flatbuffer))
+    network = read(flatbuffer)
+    source, target = _ends(network)
     x = np.asarray(x)
     if x.ndim == 0 or x.shape[1:] != source.shape[1:]:
         raise ValueError(
@@ -52,11 +59,30 @@ def run_tflite(flatbuffer: bytes, x: np.ndarray, interpreter: str = "litert") ->
         )
     is_real = np.issubdtype(x.dtype, np.floating)
     values = quantize(x, source) if is_real else _as_given(x, source)
-    run = _INTERPRETERS[interpreter](flatbuffer)
-    outputs = np.empty((len(x), *target.shape[1:]), target.dtype)
-    for sample, output in zip(values, outputs, strict=True):
-        output[...] = run(sample[np.newaxis])[0]
+    outputs = np.empty((0, *target.shape[1:]), target.dtype)
+    if len(x):
+        outputs = _run(flatbuffer, network, values, interpreter)
     return dequantize(outputs, target) if is_real else outputs
+
+
+def _run(flatbuffer: bytes, network: Network, x: np.ndarray, interpreter: str) -> np.ndarray:
+    """Run the interpreter in a process of its own.
+
+    It trusts the file, and one that is damaged where only it looks may end the process.
+    """
+    name, package, extra = _INTERPRETERS[interpreter]
+    if importlib.util.find_spec(package) is None:
+        raise ToolNotFoundError(f"{name} is not installed: pip install '{extra}'.")
+    with tempfile.TemporaryDirectory(prefix="kprune-") as temporary:
+        folder = Path(temporary)
+        (folder / "network.tflite").write_bytes(flatbuffer)
+        (folder / "arena.txt").write_text(str(room_bytes(network)))
+        np.save(folder / "x.npy", x)
+        try:
+            run_in_child("kprune.interpreters", f"_run_{interpreter}", folder)
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(f"{name} refuses the network: {error}") from error
+        return np.load(folder / "y.npy")
 
 
 def quantize(x: np.ndarray, tensor: Tensor) -> np.ndarray:
@@ -100,18 +126,17 @@ def _as_given(x: np.ndarray, source: Tensor) -> np.ndarray:
     return x
 
 
-def _litert(flatbuffer: bytes) -> Callable[[np.ndarray], np.ndarray]:
+def _run_litert(folder: Path) -> None:
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-    try:
-        # The plain kernels: those that are tuned for a processor round in ways of their own.
-        plain = OpResolverType.BUILTIN_REF
+    with _told():
         interpreter = Interpreter(
-            model_content=flatbuffer, num_threads=1, experimental_op_resolver_type=plain
+            model_content=(folder / "network.tflite").read_bytes(),
+            num_threads=1,
+            # The plain kernels: those that are tuned for a processor round in ways of their own.
+            experimental_op_resolver_type=OpResolverType.BUILTIN_REF,
         )
         interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(f"LiteRT refuses the network: {error}") from error
     source = interpreter.get_input_details()[0]["index"]
     target = interpreter.get_output_details()[0]["index"]
 
@@ -120,27 +145,41 @@ def _litert(flatbuffer: bytes) -> Callable[[np.ndarray], np.ndarray]:
         interpreter.invoke()
         return interpreter.get_tensor(target)
 
-    return run
+    _run_all(run, folder)
 
 
-def _tflm(flatbuffer: bytes) -> Callable[[np.ndarray], np.ndarray]:
-    try:
-        from tflite_micro import runtime
-    except ImportError as error:
-        raise ToolNotFoundError(
-            "TensorFlow Lite Micro is not installed: pip install 'kprune[tflm]'."
-        ) from error
-    try:
-        interpreter = runtime.Interpreter.from_bytes(flatbuffer)
-    except RuntimeError as error:
-        raise ValueError(f"TensorFlow Lite Micro refuses the network: {error}") from error
+def _run_tflm(folder: Path) -> None:
+    from tflite_micro import runtime
+
+    content = (folder / "network.tflite").read_bytes()
+    arena_size = int((folder / "arena.txt").read_text())
+    with _told():
+        interpreter = runtime.Interpreter.from_bytes(content, arena_size=arena_size)
 
     def run(sample: np.ndarray) -> np.ndarray:
         interpreter.set_input(sample, 0)
         interpreter.invoke()
         return interpreter.get_output(0)
 
-    return run
+    _run_all(run, folder)
 
 
-_INTERPRETERS = {"litert": _litert, "tflm": _tflm}
+def _run_all(run: Callable[[np.ndarray], np.ndarray], folder: Path) -> None:
+    x = np.load(folder / "x.npy")
+    np.save(folder / "y.npy", np.concatenate([run(x[i : i + 1]) for i in range(len(x))]))
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Whatever the interpreter raises while it reads a file is its word on the file."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+# What a person calls it, what is imported, what installs it.
+_INTERPRETERS = {
+    "litert": ("LiteRT", "ai_edge_litert", "kprune"),
+    "tflm": ("TensorFlow Lite Micro", "tflite_micro", "kprune[tflm]"),
+}

@@ -13,7 +13,7 @@ from keras import layers
 
 from kprune.ids import along_axis, tighten, varying
 from kprune.layers import ChannelMask
-from kprune.rules import Flow, Site, Weight, barrier, fresh, rule
+from kprune.rules import RULES, Flow, Site, Weight, barrier, fresh, rule
 
 # --- Layers that make channels ------------------------------------------------------------------
 
@@ -384,12 +384,16 @@ def own_axis(site: Site, axis: int) -> int:
 
 # Keras activations in which one channel depends on others.
 _MIXING = {"softmax", "log_softmax", "sparsemax", "glu"}
+_LIBRARIES = {"keras", "tensorflow", "jax", "torch"}
 
 
 def _hold_mixing_activation(site: Site, ids: np.ndarray) -> None:
     function = getattr(site.layer, "activation", None)
-    name = getattr(function, "__name__", str(function))
+    if function is None or RULES.get(type(function)) is elementwise:
+        return
+    name = getattr(function, "__name__", type(function).__name__)
+    library = getattr(function, "__module__", "").split(".")[0]
     if name in _MIXING:
         site.hold(ids, f"applies {name}, which needs all of them")
-    elif function is not None and getattr(keras.activations, name, None) is not function:
+    elif library not in _LIBRARIES or not hasattr(keras.activations, name):
         site.hold(ids, f"applies {name}, a function of its own, which may need all of them")

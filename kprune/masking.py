@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import keras
 import numpy as np
+from keras import tree
 
 from kprune.channels import Trace, mixing_points, trace
 from kprune.graph import Call, copy_layers, give_weights, rebuild, unique
@@ -64,7 +65,7 @@ def add_masks(model: keras.Model, exclude: Iterable[str | keras.layers.Layer] = 
         # Only what mixes reads behind the mask: a score then tells what is lost at this very
         # place, and a group adds up its places without counting a residual path twice.
         if id(step) in readers and id(step.inputs[0]) in masks:
-            args = (masks[id(step.inputs[0])](args[0]), *args[1:])
+            args, kwargs = _with_first(masks[id(step.inputs[0])], (args, kwargs))
         return copies[id(step.operation)](*args, **kwargs)
 
     masked = rebuild(found.graph, call)
@@ -174,9 +175,18 @@ def _masks(found: Trace, taken: set[str]) -> dict[int, ChannelMask]:
         masks[id(point.tensor)] = ChannelMask(
             axis=-1 if axis == channels.ndim - 1 else axis + 1,
             fixed=fixed,
+            dtype=point.tensor.dtype,
             name=unique(f"{makers[id(point.tensor)]}_mask", taken),
         )
     return masks
+
+
+def _with_first(mask: ChannelMask, arguments: tuple[tuple, dict]) -> tuple[tuple, dict]:
+    """The arguments of a call with its first tensor masked, by position or by keyword."""
+    flat = tree.flatten(arguments)
+    first = next(i for i, value in enumerate(flat) if isinstance(value, keras.KerasTensor))
+    flat[first] = mask(flat[first])
+    return tree.pack_sequence_as(arguments, flat)
 
 
 def _made_by(found: Trace, name: str) -> np.ndarray:

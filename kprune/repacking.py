@@ -1,5 +1,7 @@
 """Flatbuffer → the same network in fewer bytes."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import flatbuffers
@@ -17,7 +19,7 @@ _METADATA_KEPT = (b"OfflineMemoryAllocation", b"COMPRESSION_METADATA")
 _BIAS_SCALES_UNREAD = ("CONV_2D", "DEPTHWISE_CONV_2D")
 
 
-def repack(flatbuffer: bytes) -> bytes:
+def repack(flatbuffer: bytes, names: Mapping[int, str] = MappingProxyType({})) -> bytes:
     """Drop from a flatbuffer what no runtime reads.
 
     Gone are the names of inner tensors, ranges seen in training, signatures, descriptions,
@@ -31,9 +33,11 @@ def repack(flatbuffer: bytes) -> bytes:
 
     Args:
         flatbuffer: The content of a `.tflite` file, of any origin.
+        names: Index of a tensor -> the name that it gets. Inner tensors that are not in it lose
+            theirs, inputs and outputs keep it.
 
     Returns:
-        The smaller flatbuffer. Inputs and outputs keep their names. Repacking it again changes
+        The smaller flatbuffer. Repacking it again changes
         nothing.
 
     Raises:
@@ -42,7 +46,7 @@ def repack(flatbuffer: bytes) -> bytes:
     flatbuffer = bytes(flatbuffer)
     network = _flatbuffer.read(flatbuffer)
     with _flatbuffer.damage_reported():
-        model = _Repacker(schema.Model.GetRootAs(flatbuffer, 0)).model(network)
+        model = _Repacker(schema.Model.GetRootAs(flatbuffer, 0), names).model(network)
         return _flatbuffer.pack(model, _SharingBuilder())
 
 
@@ -66,15 +70,16 @@ class _SharingBuilder(flatbuffers.Builder):
 class _Repacker:
     """Builds the new file from the checked network, and from the old one what only it has."""
 
-    def __init__(self, old: Any) -> None:
+    def __init__(self, old: Any, names: Mapping[int, str]) -> None:
         self._old = old
+        self._names = names
         self._codes: dict[int, int] = {}
         # By convention, buffer 0 is empty and belongs to every tensor without data.
         self._buffers: dict[bytes, int] = {b"": 0}
 
     def model(self, network: Network) -> schema.ModelT:
         graphs = [
-            self._graph(self._old.Subgraphs(i), graph)
+            self._graph(self._old.Subgraphs(i), graph, {} if i else self._names)
             for i, graph in enumerate((network, *network.subgraphs))
         ]
         metadata = self._metadata()
@@ -90,12 +95,13 @@ class _Repacker:
             metadata=metadata or None,
         )
 
-    def _graph(self, old: Any, network: Network) -> schema.SubGraphT:
-        named = {*network.inputs, *network.outputs}
+    def _graph(self, old: Any, network: Network, given: Mapping[int, str]) -> schema.SubGraphT:
+        ends = {*network.inputs, *network.outputs}
+        names = {t.index: t.name for t in network.tensors if t.index in ends} | dict(given)
         unread = _tensors_without_scales(network)
         return schema.SubGraphT(
             tensors=[
-                self._tensor(old.Tensors(t.index), t, t.index in named, t.index not in unread)
+                self._tensor(old.Tensors(t.index), t, names.get(t.index), t.index not in unread)
                 for t in network.tensors
             ],
             inputs=np.array(network.inputs, np.int32),
@@ -103,7 +109,7 @@ class _Repacker:
             operators=[self._operator(old.Operators(i)) for i in range(len(network.operators))],
         )
 
-    def _tensor(self, old: Any, tensor: Tensor, is_named: bool, has_scales: bool) -> Any:
+    def _tensor(self, old: Any, tensor: Tensor, name: str | None, has_scales: bool) -> Any:
         quantization = None
         if len(tensor.scale) and has_scales:
             quantization = schema.QuantizationParametersT(
@@ -116,7 +122,7 @@ class _Repacker:
             shape=np.array(tensor.shape, np.int32),
             type=old.Type(),
             buffer=self._buffers.setdefault(data, len(self._buffers)),
-            name=tensor.name if is_named else None,
+            name=name,
             quantization=quantization,
             isVariable=tensor.is_variable,
         )

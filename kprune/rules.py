@@ -156,6 +156,8 @@ def rule(*kinds: type) -> Callable[[Rule], Rule]:
         A layer that makes channels and mixes those it reads, as Dense does:
         `made = site.make(site.layer.units)`, then `Flow(site.spread(made), weights={"kernel":
         Weight({0: site.read(), 1: made}, uses=1)}, config={"units": made}, mixes=True)`.
+        A subclass that flows as its parent does takes over the rule of that:
+        `kprune.rule(MyDense)(kprune.layer_rules.dense)`.
     """
 
     def register(function: Rule) -> Rule:

@@ -85,8 +85,16 @@ def to_tflite(model: Any, representative_data: object = None, format: str = "int
 
 
 def _checked(graph: Graph, flatbuffer: bytes, format: str) -> bytes:
-    check_operators(graph, read(flatbuffer), format)
-    return repack(flatbuffer)
+    network = read(flatbuffer)
+    check_operators(graph, network, format)
+    # The converter's long names go; those of the layers stay, for generated C is named after them.
+    inputs = {i: _plain_name(network.tensors[i].name) for i in network.inputs}
+    return repack(flatbuffer, names=layer_names(graph, network) | inputs)
+
+
+def _plain_name(name: str) -> str:
+    """What the caller named an input, from `serving_default_image:0`."""
+    return re.sub(r"^serving_default_|:\d+$", "", name)
 
 
 def convert(graph: Graph, samples: list[np.ndarray], format: str) -> bytes:

@@ -11,10 +11,8 @@ from kprune import arena as _arena
 from kprune import flatbuffer as _flatbuffer
 from kprune.arena import Arena
 from kprune.errors import ToolNotFoundError, UnsupportedOpError
-from kprune.flatbuffer import Network
 from kprune.interpreters import quantize, run_tflite
 
-_MAX_ARENA_BYTES = 2**28
 _TIMEOUT_S = 120
 
 # The interpreter trusts the file, and one that is damaged where only it looks may end the process:
@@ -109,7 +107,7 @@ def record_allocations(flatbuffer: bytes) -> dict[str, int]:
         )
     try:
         result = subprocess.run(
-            [sys.executable, "-c", _PROGRAM, str(_room_bytes(network))],
+            [sys.executable, "-c", _PROGRAM, str(_arena.room_bytes(network))],
             input=flatbuffer,
             capture_output=True,
             timeout=_TIMEOUT_S,
@@ -124,13 +122,6 @@ def record_allocations(flatbuffer: bytes) -> dict[str, int]:
     ends = re.findall(r"Arena allocation (\w+) (\d+) bytes", text)
     kinds = re.findall(r"'(.*?)' used (\d+) bytes", text)
     return {kind: int(size) for kind, size in (*ends, *kinds)}
-
-
-def _room_bytes(network: Network) -> int:
-    """An arena with room enough: every activation at once, and ample records."""
-    activations = sum(t.num_bytes + 16 for t in network.tensors if t.data is None)
-    records = _arena.tail_bytes(network, pointer_bytes=8)
-    return min(8 * activations + 2 * records + 2**20, _MAX_ARENA_BYTES)
 
 
 def _reason(text: str) -> str:

@@ -154,6 +154,30 @@ def test_an_output_of_a_nested_model_keeps_the_name_of_that_model() -> None:
     assert small.output_names == model.output_names == ["head", "dense"]
 
 
+def test_an_input_may_be_an_output() -> None:
+    inputs = keras.Input((5,), name="input")
+    x = layers.Dense(4, name="hidden")(inputs)
+    model = keras.Model(inputs, {"y": layers.Dense(2, name="scores")(x), "x": inputs})
+
+    assert ends(check_laws(model, seed=1)) == ends(model)
+
+
+def test_images_may_be_of_any_size() -> None:
+    x = inputs = keras.Input((None, None, 3), name="image")
+    for i in range(2):
+        x = layers.MaxPooling2D(name=f"pool{i}")(layers.Conv2D(6, 3, name=f"conv{i}")(x))
+    x = layers.Reshape((-1, 6), name="positions")(x)
+    x = layers.GlobalAveragePooling1D(name="mean")(x)
+    masked = close_at_random(add_masks(keras.Model(inputs, layers.Dense(2, name="scores")(x))))
+
+    small = slim(masked)
+
+    assert small.get_layer("conv1").filters < 6
+    for height, width in ((12, 17), (25, 14)):
+        x = np.random.default_rng(0).normal(size=(2, height, width, 3)).astype("float32")
+        assert_close(small(x), masked(x))
+
+
 def test_a_shared_layer_is_one_layer_still() -> None:
     small = check_laws(perturb(shared()))
 

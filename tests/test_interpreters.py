@@ -1,5 +1,6 @@
 """Both runtimes, on real values and on the bytes themselves."""
 
+import contextlib
 import sys
 
 import flatbuffer_zoo as zoo
@@ -58,6 +59,27 @@ def test_inputs_that_do_not_fit_are_refused(x: np.ndarray, message: str) -> None
 def test_what_is_no_flatbuffer_is_refused() -> None:
     with pytest.raises(FlatbufferError, match="not a TensorFlow Lite flatbuffer"):
         run_tflite(b"PK\x03\x04 a .keras file is a zip", BYTES)
+
+
+@pytest.mark.parametrize("interpreter", ["litert", "tflm"])
+def test_a_file_that_only_the_interpreter_finds_damaged_is_refused(interpreter: str) -> None:
+    require(*["tflite_micro"] * (interpreter == "tflm"))
+    refused = []
+    for position in range(40, len(FLATBUFFER), 61):
+        damaged = bytearray(FLATBUFFER)
+        damaged[position] ^= 0xFF
+        with contextlib.suppress(FlatbufferError):
+            read(bytes(damaged))
+            refused.append(bytes(damaged))
+
+    # Whatever happens to the interpreter, this process lives, and the error is a ValueError.
+    for damaged in refused[:12]:
+        with contextlib.suppress(ValueError):
+            run_tflite(damaged, BYTES[:1], interpreter)
+
+
+def test_no_samples_give_no_outputs() -> None:
+    assert run_tflite(FLATBUFFER, BYTES[:0]).shape == (0, *TARGET.shape[1:])
 
 
 def test_an_unknown_interpreter_is_refused() -> None:

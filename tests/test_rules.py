@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers, ops
 from laws import assert_close, check_laws, counted_cost, stated_cost
 from zoo import IMAGE, close_at_random, perturb, random_inputs
@@ -37,6 +38,8 @@ PASSED = [
     (layers.PReLU(), IMAGE),
     (layers.PReLU(shared_axes=[1, 2]), IMAGE),
     (layers.Activation("gelu"), FEATURES),
+    (layers.Activation(tf.nn.relu6), FEATURES),
+    (layers.Activation(layers.LeakyReLU(0.3)), FEATURES),
     (layers.Identity(), FEATURES),
     (layers.ActivityRegularization(0.1), FEATURES),
     (layers.Dropout(0.5), FEATURES),
@@ -89,6 +92,7 @@ PASSED = [
     (lambda x: layers.Permute((2, 1))(layers.Permute((2, 1))(x)), SERIES),
     (lambda x: layers.Concatenate(axis=1)([x, layers.ReLU()(x)]), SERIES),
     (lambda x: layers.Concatenate(axis=-2)([x, x, x]), IMAGE),
+    (lambda x: layers.Concatenate(axis=1)([x, layers.Dense(6, name="below")(x)]), SERIES),
     (lambda x: layers.Average()([x, x]), FEATURES),
     (lambda x: layers.Maximum()([x, layers.GlobalMaxPooling2D(keepdims=True)(x)]), IMAGE),
     (lambda x: layers.Minimum()([x, layers.Reshape((1, 6))(ops.max(x, axis=1))]), SERIES),
@@ -196,10 +200,11 @@ HELD = [
     (layers.Activation("softmax", name="it"), FEATURES, "'it' (Activation) applies softmax, which"),
     (layers.Activation(reverse, name="it"), SERIES, "applies reverse, a function of its own"),
     (layers.Rescaling([1.0] * 6, name="it"), FEATURES, "'it' (Rescaling) has a constant for each"),
+    (layers.Normalization(mean=[1.0] * 6, variance=[2.0] * 6), FEATURES, "has a mean and a"),
     (layers.Dropout(0.5, noise_shape=(4, 6), name="it"), FEATURES, "their number in noise_shape"),
     (layers.BatchNormalization(axis=1, name="it"), IMAGE, "'it' (BatchNormalization) reads across"),
     (
-        layers.EinsumDense("abc,bcd->abd", (8, 5), name="it"),
+        layers.EinsumDense("abc,cde->abde", (8, 2, 3), name="it"),
         SERIES,
         "(EinsumDense) reads them, and",
     ),
@@ -234,6 +239,22 @@ def test_channels_are_held_with_the_reason(
     assert reason in reasons(model)["maker"]
     assert small.get_layer("maker").units == 6
     assert small.get_layer("first").units < 7
+
+
+def test_a_tensor_may_be_given_by_keyword() -> None:
+    model = perturb(between(lambda x: layers.Dense(5)(inputs=layers.ReLU()(inputs=x)), FEATURES))
+
+    assert check_laws(model).get_layer("maker").units < 6
+
+
+def test_masks_compute_in_the_type_of_their_input() -> None:
+    x = inputs = keras.Input(FEATURES, name="input")
+    for name in ("a", "b", "scores"):
+        x = layers.Dense(6, dtype="float64", name=name)(x)
+    model = perturb(keras.Model(inputs, x))
+    x = random_inputs(model)
+
+    assert_close(add_masks(model)(x), model(x), tolerance=0)
 
 
 def test_an_embedding_makes_channels() -> None:
@@ -355,6 +376,21 @@ def test_a_rule_of_ones_own_teaches_a_layer(monkeypatch: pytest.MonkeyPatch) -> 
     small = check_laws(model)
 
     assert small.get_layer("scale").factors.shape[0] == small.get_layer("maker").units < 6
+
+
+class Doubled(layers.Dense):
+    def call(self, inputs: object, training: bool | None = None) -> object:
+        return 2.0 * super().call(inputs, training)
+
+
+def test_a_subclass_takes_over_the_rule_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kprune.rules.RULES", dict(kprune.rules.RULES))
+    model = between(Doubled(5, name="doubled"), IMAGE)
+    assert "'doubled' (Doubled) makes them, and kprune has no" in reasons(model)["doubled"]
+
+    kprune.rule(Doubled)(kprune.layer_rules.dense)
+
+    assert check_laws(model).get_layer("doubled").units < 5
 
 
 def test_a_rule_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

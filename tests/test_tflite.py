@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from kprune import add_masks, run_tflite, to_tflite
+from kprune import add_masks, repack, run_tflite, to_tflite
 from kprune.demo import digits_network, load_digits
 from kprune.flatbuffer import read
 
@@ -54,6 +54,18 @@ def test_int8_scores_follow_the_float_scores() -> None:
     assert np.abs(scores - expected).max() < 0.05 * np.ptp(expected)
 
 
+def test_tensors_are_called_after_their_layers_and_nothing_else_is_left_to_repack() -> None:
+    flatbuffer = digits()[1]
+    network = read(flatbuffer)
+
+    names = [network.tensors[operator.outputs[0]].name for operator in network.operators]
+    assert names[:3] == ["stem", "residual1", "residual2"]
+    assert names[-1] == "scores"
+    assert network.tensors[network.inputs[0]].name == "image"
+    # What is left are those names.
+    assert len(flatbuffer) - len(repack(flatbuffer)) < 32 * len(names)
+
+
 def test_the_same_model_gives_the_same_bytes() -> None:
     model, flatbuffer = digits()
 
@@ -76,7 +88,7 @@ def test_several_inputs_take_a_list() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (X[:0], "'image' is empty"),
+        (X[:0], "has 0 samples, too few"),
         (X[:3], "has 3 samples, too few .* at least 8"),
         (np.full_like(X, np.nan), "'image' contains NaN or infinity"),
         (X[:, :4], r"'image' must have shape \(samples, 8, 8, 1\), got \(64, 4, 8, 1\)"),

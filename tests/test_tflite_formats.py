@@ -178,11 +178,6 @@ def test_no_operator_finds_out_the_batch_size():
     assert names == {"CONV_2D", "RESHAPE", "FULLY_CONNECTED"}
 
 
-def test_the_file_has_nothing_that_no_runtime_reads():
-    assert kprune.repack(flatbuffer()) == flatbuffer()
-    assert b"conv" not in flatbuffer()
-
-
 def test_refuses_an_unknown_format():
     with pytest.raises(ValueError, match="one of int8, int16x8, float, got 'int4'"):
         kprune.to_tflite(model(), X, "int4")

@@ -224,10 +224,14 @@ def _layer_name(network: Network, operator: Operator) -> str:
     """The last scope but one of a tensor's name; of several, one that is no folded layer.
 
     That name is one path of scopes for each fused operation, with the operation at its end:
-    `"model/re_lu/Relu;model/conv2d/BiasAdd;model/conv2d/BiasAdd/ReadVariableOp"`.
+    `"model/re_lu/Relu;model/conv2d/BiasAdd;model/conv2d/BiasAdd/ReadVariableOp"`. What `to_tflite`
+    writes is the layer's name alone.
     """
+    name = network.tensors[operator.outputs[0]].name
+    if re.fullmatch(r"(?!StatefulPartitionedCall|Identity)[^/;:]+", name):
+        return name
     layers = []
-    for path in network.tensors[operator.outputs[0]].name.split(";"):
+    for path in name.split(";"):
         scopes = [part for part in path.split("/") if part]
         while scopes and scopes[-1].startswith(("ReadVariable", "resource")):
             scopes.pop()

@@ -11,7 +11,7 @@
 #include "kp_nn_conv2d_mve.h"
 #include "kp_nn_dense_mve.h"
 #include "kp_nn_depthwise_mve.h"
-#elif defined(__ARM_FEATURE_DSP) && __ARM_FEATURE_DSP
+#elif KP_DSP
 #include "kp_nn_bytes_dsp.h"
 #include "kp_nn_conv2d_dsp.h"
 #include "kp_nn_dense_dsp.h"

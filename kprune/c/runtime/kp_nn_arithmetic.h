@@ -6,6 +6,14 @@
 
 #include "kp_nn.h"
 
+/* The core has the DSP extension, and the compiler the functions for it: GCC since version 10. The
+ * Arduino cores of 2026 bring GCC 7, and get the plain loops. */
+#if defined(__ARM_FEATURE_DSP) && __ARM_FEATURE_DSP && (defined(__clang__) || __GNUC__ >= 10)
+#define KP_DSP 1
+#else
+#define KP_DSP 0
+#endif
+
 static inline int32_t clamp(int32_t value, int32_t lowest, int32_t highest)
 {
     return value < lowest ? lowest : value > highest ? highest : value;
@@ -20,7 +28,7 @@ static inline int32_t rounding_high_multiply(int32_t a, int32_t b)
 /* The same for |a| < 2^30, in one instruction where the core has it. */
 static inline int32_t rounding_high_multiply_short(int32_t a, int32_t b)
 {
-#if defined(__ARM_FEATURE_DSP) && __ARM_FEATURE_DSP
+#if KP_DSP
     int32_t result;
     __asm__("smmulr %0, %1, %2" : "=r"(result) : "r"(a * 2), "r"(b));
     return result;
