@@ -137,7 +137,13 @@ class TfmotModel:
             x_val, y_val = validation_data
             data["x_val"] = read_samples(self.graph.inputs, x_val, 1, "validation_data")
             data["y_val"] = [np.asarray(y_val)]
-        settings = {**self._settings, "batch_size": batch_size, "epochs": epochs}
+        settings = {
+            **self._settings,
+            "batch_size": batch_size,
+            "epochs": epochs,
+            # So that keras.utils.set_random_seed makes this run repeatable, too.
+            "seed": int(np.random.randint(2**31)),
+        }
         results = self._run("train", settings, **data)
         self._weights = results["weights"]
         self._flatbuffer = results["flatbuffer"][0].tobytes()

@@ -38,6 +38,7 @@ def train(folder: Path) -> None:
     """Train, and leave weights, history and flatbuffer."""
     arguments = load_arrays(folder / "arguments.npz")
     settings = json.loads((folder / "settings.json").read_text())
+    import_module("tf_keras").utils.set_random_seed(settings["seed"])
     model = _aware_model(folder, arguments)
     model.compile(
         _made("optimizers", settings["optimizer"]),
