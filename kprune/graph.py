@@ -7,7 +7,7 @@ place of every layer, so that the walk makes no weights and leaves no trace in t
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, count
 from tempfile import TemporaryDirectory
@@ -117,11 +117,11 @@ def copy_model(graph: Graph, batch_size: int | None = None) -> keras.Model:
 
     model = rebuild(graph, call, batch_size)
     for layer in graph.layers:
-        give_weights(copies[id(layer)], layer.get_weights())
+        give_weights(copies[id(layer)], layer.weights)
     return model
 
 
-def give_weights(layer: keras.layers.Layer, values: list) -> None:
+def give_weights(layer: keras.layers.Layer, values: Sequence) -> None:
     layer.set_weights(values)
     # What Normalization computes with are not its weights, but constants made of them.
     if hasattr(layer, "finalize_state"):

@@ -70,7 +70,7 @@ def add_masks(model: keras.Model, exclude: Iterable[str | keras.layers.Layer] = 
 
     masked = rebuild(found.graph, call)
     for layer in found.graph.layers:
-        give_weights(copies[id(layer)], layer.get_weights())
+        give_weights(copies[id(layer)], layer.weights)
     return masked
 
 
