@@ -26,8 +26,8 @@ def quiet() -> Iterator[Callable[[], str]]:
             undo.callback(os.close, kept)
             undo.callback(os.dup2, kept, descriptor)
             os.dup2(log.fileno(), descriptor)
+        # Only stdout: a logger that is made inside would keep a stderr that is closed afterwards.
         undo.enter_context(contextlib.redirect_stdout(log))
-        undo.enter_context(contextlib.redirect_stderr(log))
         undo.callback(log.flush)
         yield lambda: _content(log)
 

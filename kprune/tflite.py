@@ -109,8 +109,6 @@ def convert(graph: Graph, samples: list[np.ndarray], format: str) -> bytes:
         return _convert_in_child(graph, samples, format)
     import tensorflow as tf
 
-    # Made now, its handler does not hold the stream that `quiet` closes.
-    tf.get_logger()
     names = [t.name for t in tree.flatten(graph.inputs)]
 
     def batches() -> Iterator[dict[str, np.ndarray]]:

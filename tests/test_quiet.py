@@ -1,7 +1,7 @@
 """What is written inside is kept back, whichever way it is written."""
 
+import logging
 import os
-import sys
 import warnings
 
 import pytest
@@ -15,8 +15,8 @@ def test_streams_descriptors_and_warnings_are_kept_back_and_can_be_read(
     print("before")
     with quiet() as said:
         print("python")
-        print("error", file=sys.stderr)
         os.write(1, b"descriptor\n")
+        os.write(2, b"error\n")
         warnings.warn("a warning", stacklevel=1)
         assert "python" in said()
         assert "descriptor" in said()
@@ -31,3 +31,13 @@ def test_an_error_passes_and_the_streams_come_back(capfd: pytest.CaptureFixture[
     os.write(2, b"heard\n")
 
     assert capfd.readouterr().err == "heard\n"
+
+
+def test_a_logger_that_is_made_inside_can_be_used_afterwards(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    with quiet():
+        handler = logging.StreamHandler()
+    handler.emit(logging.makeLogRecord({"msg": "still here"}))
+
+    assert capfd.readouterr().err == "still here\n"
