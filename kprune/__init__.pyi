@@ -10,7 +10,7 @@ from .layers import ChannelMask as ChannelMask
 from .rules import Flow as Flow
 from .rules import Site as Site
 from .rules import Weight as Weight
-from .rules import rule as rule
+from .layer_rules import rule as rule  # there, so that it replaces the rules of Keras
 from .masking import add_masks as add_masks
 from .masking import close_channels as close_channels
 from .cost import Budget as Budget
