@@ -9,7 +9,9 @@ from conftest import require
 import kprune
 from kprune import arena, flatbuffer, tflm
 from kprune.c.resolver import op_resolver, operator_names
+from kprune.graph import read_graph
 from kprune.report import profile
+from kprune.tflite import convert
 
 NETWORKS = [zoo.plain, zoo.concat, zoo.squeeze_excite]
 
@@ -26,7 +28,7 @@ def content(model) -> bytes:
     shapes = [tensor.shape[1:] for tensor in keras.tree.flatten(model.inputs)]
     random = np.random.default_rng(0)
     data = [random.normal(size=(16, *shape)).astype("float32") for shape in shapes]
-    return kprune.to_tflite(model, data)
+    return convert(read_graph(model), data, "int8")
 
 
 def test_repacking_saves_a_quarter_and_changes_no_output(content):

@@ -40,9 +40,10 @@ def to_c(flatbuffer: bytes, name: str) -> dict[str, str]:
         ValueError: `name` cannot be used in C.
 
     Example:
-        >>> files = to_c(open("gesture.tflite", "rb").read(), "gesture")  # doctest: +SKIP
-        >>> sorted(files)  # doctest: +SKIP
-        ['gesture.c', 'gesture.h', 'kp_nn.c', 'kp_nn.h', 'kp_nn_arithmetic.h', ...]
+        Given `flatbuffer` from `to_tflite`:
+
+            files = to_c(flatbuffer, name="gesture")
+            write_files(files, "firmware/")    # gesture.h, gesture.c, kp_nn.h, kp_nn.c, ...
     """
     check_name(name)
     program = lower(flatbuffers.read(flatbuffer))
