@@ -81,10 +81,10 @@ def firmware(
         ToolNotFoundError: `golden` is not 0, and there is no C compiler.
 
     Example:
-        >>> from pathlib import Path
-        >>> flatbuffer = Path("gesture.tflite").read_bytes()     # doctest: +SKIP
-        >>> files = firmware(flatbuffer, "nucleo_f446re", "gesture")        # doctest: +SKIP
-        >>> write_project(files, "gesture_firmware")        # doctest: +SKIP
+        Given `flatbuffer` from `to_tflite`:
+
+            files = firmware(flatbuffer, board="nucleo_f446re", name="gesture")
+            write_project(files, "gesture_firmware")
     """
     target = find_board(board)
     if target.program not in ("arduino", "bare-metal"):
