@@ -10,6 +10,8 @@ from pathlib import Path
 import flatbuffer_zoo
 import pytest
 
+from kprune.cli import main
+
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "fuzz_flatbuffers.py"
 
 
@@ -42,3 +44,29 @@ def test_a_fault_would_be_counted(fuzz, monkeypatch, capsys):
 
     assert faults == 5 and counts["crash", "FAULT IndexError"] == 5
     assert "out of the file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "inspect net.tflite",
+        "repack net.tflite -o out.tflite",
+        "to-c-array net.tflite -o array",
+        "to-c net.tflite -o c",
+    ],
+)
+def test_commands_end_with_a_result_or_one_line_and_exit_code_2(
+    fuzz, command, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    rng = random.Random(command)
+    ends = []
+    for _ in range(60):
+        content = fuzz.damage(rng, flatbuffer_zoo.residual_network())
+        (tmp_path / "net.tflite").write_bytes(content)
+
+        ends.append(main(command.split()))
+
+        said = capsys.readouterr().err
+        assert said.startswith("kprune: ") if ends[-1] else not said
+    assert set(ends) <= {0, 2} and ends.count(2) > 10
