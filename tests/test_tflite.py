@@ -88,7 +88,7 @@ def test_several_inputs_take_a_list() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (X[:0], "has 0 samples, too few"),
+        (X[:0], "is empty"),
         (X[:3], "has 3 samples, too few .* at least 8"),
         (np.full_like(X, np.nan), "'image' contains NaN or infinity"),
         (X[:, :4], r"'image' must have shape \(samples, 8, 8, 1\), got \(64, 4, 8, 1\)"),
