@@ -140,7 +140,7 @@ def _check(
     if given.dtype.kind not in "biuf":
         raise ValueError(f"{label} must be real numbers, got dtype {given.dtype}.")
     if len(given) == 0:
-        raise ValueError(f"{label} is empty.")
+        raise ValueError(f"{label} is empty: give some 100 samples from the training data.")
     if len(given) < min_samples:
         raise ValueError(
             f"{label} has {len(given)} samples, too few to find the ranges of the activations: "
