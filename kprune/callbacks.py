@@ -127,7 +127,9 @@ class PruneCallback(keras.callbacks.Callback):
             self._project(self.schedule.excess(self._step / self._total))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        self._steps = self._steps or self._batch + 1
+        if self._steps is None:
+            self._steps = self._batch + 1
+            self._check_length()
         total = self._cost.total(read_gates(self._trace))
         if logs is not None:
             logs.update({f"{kind}_rate": total[kind] / self.original[kind] for kind in KINDS})

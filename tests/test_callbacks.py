@@ -202,6 +202,20 @@ def test_data_of_unknown_length() -> None:
     assert history["macs_rate"][-1] <= 0.3
 
 
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+def test_data_of_unknown_length_that_prove_too_short_are_refused() -> None:
+    masked = compiled("dense")
+    x, y = data(masked, 24)
+    generated = tf.data.Dataset.from_generator(
+        lambda: zip(x, y, strict=True),
+        output_signature=(tf.TensorSpec((8,)), tf.TensorSpec((3,))),
+    ).batch(8)
+
+    with pytest.raises(ValueError, match="6 steps, too short"):
+        prune = PruneCallback(Budget(macs=0.3), verbose=0)
+        masked.fit(generated, epochs=2, shuffle=False, verbose=0, callbacks=[prune])
+
+
 def test_a_loss_that_diverges_is_told_and_not_pruned_by() -> None:
     masked = compiled("dense")
     weights = masked.get_weights()
