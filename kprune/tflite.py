@@ -75,6 +75,8 @@ def to_tflite(model: Any, representative_data: object = None, format: str = "int
     check_unmasked(graph)
     _check_weights(graph)
     _check_shapes(graph)
+    if format != "float":
+        _check_unrolled(graph, format)
     if representative_data is None and format != "float":
         raise ValueError(
             f"to_tflite needs representative_data to find the ranges of the activations for "
@@ -252,6 +254,17 @@ def _check_shapes(graph: Graph) -> None:
                 "memory on a microcontroller is planned ahead. Build the model on an Input of "
                 "fixed shape."
             )
+
+
+def _check_unrolled(graph: Graph, format: str) -> None:
+    """Refuse loops over time: quantising one ends the whole process inside TensorFlow."""
+    cells = {layer.name: getattr(layer, "forward_layer", layer) for layer in graph.layers}
+    loops = [name for name, cell in cells.items() if not getattr(cell, "unroll", True)]
+    if loops:
+        raise UnsupportedOpError(
+            f"TensorFlow cannot convert loops over time to {format}: layers "
+            f"{', '.join(map(repr, loops))}. Build them with unroll=True, which computes the same."
+        )
 
 
 def _convert_in_child(graph: Graph, samples: list[np.ndarray], format: str) -> bytes:

@@ -200,6 +200,15 @@ def test_refuses_open_dimensions():
     with pytest.raises(ValueError, match=r"Input 'image' has shape .* with open dimensions"):
         kprune.to_tflite(model, X)
 
+def test_refuses_loops_over_time_which_would_end_the_process():
+    inputs = keras.Input((8, 3))
+    x = layers.Bidirectional(layers.GRU(4, return_sequences=True), name="both")(inputs)
+    x = layers.LSTM(4, name="memory")(x)
+    recurrent = keras.Model(inputs, layers.Dense(2)(x))
+
+    with pytest.raises(kprune.UnsupportedOpError, match=r"'both', 'memory'\. .*unroll=True"):
+        kprune.to_tflite(recurrent, np.zeros((20, 8, 3)))
+
 
 @pytest.mark.parametrize(
     ("layer", "operator", "form"),
