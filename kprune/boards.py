@@ -13,6 +13,10 @@ from typing import Literal
 KIB = 1024
 MIB = 1024 * KIB
 
+# Code of TensorFlow Lite Micro and CMSIS-NN, linked for a Cortex-M4 at -O2 without error strings,
+# with the operators of the largest of MLPerf Tiny's networks (DS-CNN).
+TFLM_FLASH_BYTES = 77 * KIB
+
 
 @dataclass(frozen=True)
 class Reserve:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+from kprune.budget import Budget
 from kprune.channels import trace
-from kprune.cost import KINDS, Budget, Cost
+from kprune.cost import KINDS, Cost
 from kprune.masking import read_gates, read_scores, write_gates
 from kprune.projection import cheapest, project
 

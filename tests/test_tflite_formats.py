@@ -200,6 +200,7 @@ def test_refuses_open_dimensions():
     with pytest.raises(ValueError, match=r"Input 'image' has shape .* with open dimensions"):
         kprune.to_tflite(model, X)
 
+
 def test_refuses_loops_over_time_which_would_end_the_process():
     inputs = keras.Input((8, 3))
     x = layers.Bidirectional(layers.GRU(4, return_sequences=True), name="both")(inputs)
