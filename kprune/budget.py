@@ -73,9 +73,13 @@ class Budget:
         return {} if self.board is None else _room(board(self.board))
 
     def limits(self, original: Mapping[str, int]) -> dict[str, int]:
-        """The greatest cost allowed of each kind, given what the original network costs."""
+        """The greatest cost allowed of each kind, given what the original network costs.
+
+        Kinds that are not in `original` are left out.
+        """
         room = self.room()
-        amounts = {kind: self.asked.get(kind, room.get(kind)) for kind in self.kinds}
+        kinds = [kind for kind in self.kinds if kind in original]
+        amounts = {kind: self.asked.get(kind, room.get(kind)) for kind in kinds}
         limits = {
             kind: _absolute(amount, original[kind])
             for kind, amount in amounts.items()

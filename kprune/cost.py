@@ -27,6 +27,7 @@ KINDS = {
 }
 # Those that follow from the Keras model alone; the others need a conversion to int8.
 COUNTED = ("macs", "params")
+MEMORY = ("flash_bytes", "ram_bytes")
 
 
 class Cost:
@@ -37,7 +38,8 @@ class Cost:
 
     Args:
         trace: The network.
-        kinds: Which costs are asked for. Flash and RAM take a conversion, a few seconds.
+        kinds: Which costs are asked for besides MACs and parameters. Flash and RAM come together:
+            they take a conversion, a few seconds.
 
     Attributes:
         classes: For each channel the number of its class, shape `(num_channels,)`. Channels of one
@@ -60,7 +62,7 @@ class Cost:
 
     def __init__(self, trace: Trace, kinds: Iterable[str] = COUNTED) -> None:
         _check_fixed_shape(trace)
-        self.kinds = tuple(kind for kind in KINDS if kind in {*COUNTED, *kinds})
+        self.kinds = tuple(KINDS) if set(kinds) & set(MEMORY) else COUNTED
         self._num_channels = trace.num_channels
         sides: dict[bytes, int] = {}
         vectors: list[np.ndarray] = []
