@@ -35,6 +35,9 @@ def _demo(args: argparse.Namespace) -> dict:
 def _summary_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="a .keras file: slim, masked or plain")
     parser.add_argument("--baseline", type=Path, help="the .keras file that it came from")
+    parser.add_argument(
+        "--memory", action="store_true", help="also flash and RAM; takes some seconds"
+    )
 
 
 @command(
@@ -49,8 +52,8 @@ def _summary(args: argparse.Namespace) -> dict:
     from kprune import report
 
     if not args.json:
-        report.summary(model, baseline)
-    found = report.profile(model)
+        report.summary(model, baseline, args.memory)
+    found = report.profile(model, kinds=report.KINDS if args.memory else report.COUNTED)
     return {
         "total": found.total,
         "layers": [vars(layer) for layer in found.layers],
