@@ -17,6 +17,7 @@ from kprune.arena import room_bytes
 from kprune.child import run_in_child
 from kprune.errors import ToolNotFoundError
 from kprune.flatbuffer import Network, Tensor, read
+from kprune.network import to_real, to_steps
 
 
 def run_tflite(flatbuffer: bytes, x: np.ndarray, interpreter: str = "litert") -> np.ndarray:
@@ -86,20 +87,17 @@ def _run(flatbuffer: bytes, network: Network, x: np.ndarray, interpreter: str) -
 
 
 def quantize(x: np.ndarray, tensor: Tensor) -> np.ndarray:
-    """Real values → values of a tensor: `round(x / scale) + zero_point`, within its type."""
+    """Real values → values of a tensor; a tensor without a scale holds them as they are."""
     if not len(tensor.scale):
         return x.astype(tensor.dtype)
-    limits = np.iinfo(tensor.dtype)
-    q = np.round(x / tensor.scale[0]) + tensor.zero_point[0]
-    return np.clip(q, limits.min, limits.max).astype(tensor.dtype)
+    return to_steps(x, tensor.scale[0], tensor.zero_point[0], tensor.dtype)
 
 
 def dequantize(q: np.ndarray, tensor: Tensor) -> np.ndarray:
-    """Values of a tensor → real values: `scale * (q - zero_point)`."""
+    """Values of a tensor → real values."""
     if not len(tensor.scale):
         return q.astype(np.float32)
-    shifted = q.astype(np.int32) - tensor.zero_point[0]
-    return (tensor.scale[0] * shifted).astype(np.float32)
+    return to_real(q, tensor.scale[0], tensor.zero_point[0])
 
 
 def _ends(network: Network) -> tuple[Tensor, Tensor]:
