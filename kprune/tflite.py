@@ -205,7 +205,8 @@ def _plain_model(graph: Graph, is_rounded: bool) -> keras.Model:
         copies[id(layer)].name = f"{layer.name}{_MARK}{number}"
 
     def call(step: Call, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(step.operation, FakeQuant) and not is_rounded:
+        # Averages have the scale of their input anyway.
+        if isinstance(step.operation, FakeQuant) and (not is_rounded or "is_average" in kwargs):
             return args[0]
         return copies[id(step.operation)](*args, **kwargs)
 
