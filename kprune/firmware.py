@@ -93,7 +93,7 @@ def firmware(
     model = _model_files(network, name, runtime)
     if golden:
         code = model if runtime == "c" else _model_files(network, name, "c")
-        model["golden.c"] = golden_vectors(code, golden)
+        model["golden.c"] = golden_source(code, golden)
     make = _arduino_library if target.program == "arduino" else _stm32_project
     return make(model, target, name, runtime)
 
@@ -113,7 +113,7 @@ def _model_files(network: bytes | Mapping[str, str], name: str, runtime: str) ->
 # Golden vectors
 
 
-def golden_vectors(model: Mapping[str, str], count: int, seed: int = 2463534242) -> str:
+def golden_source(model: Mapping[str, str], count: int, seed: int = 2463534242) -> str:
     """Run `count` made-up inputs on this computer and write the outputs down as C.
 
     Args:

@@ -58,7 +58,7 @@ def to_tflite(model: Any, representative_data: object = None, format: str = "int
             dimensions; the representative data are too few, not finite, of another shape or type
             than the inputs, or all the same; or the converter refuses a layer.
         UnsupportedOpError: TensorFlow Lite Micro lacks an operator that a layer became, or has it
-            in float only; the message names the layers.
+            in float only, or a recurrent layer is not unrolled; the message names the layers.
         TypeError, UnsupportedLayerError: As `add_masks`.
 
     Example:
@@ -76,7 +76,7 @@ def to_tflite(model: Any, representative_data: object = None, format: str = "int
     _check_weights(graph)
     _check_shapes(graph)
     if format != "float":
-        _check_unrolled(graph, format)
+        _check_loops(graph)
     if representative_data is None and format != "float":
         raise ValueError(
             f"to_tflite needs representative_data to find the ranges of the activations for "
@@ -207,7 +207,8 @@ def _plain_model(graph: Graph, is_rounded: bool) -> keras.Model:
         copies[id(layer)].name = f"{layer.name}{_MARK}{number}"
 
     def call(step: Call, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(step.operation, FakeQuant) and not is_rounded:
+        # Averages have the scale of their input anyway.
+        if isinstance(step.operation, FakeQuant) and (not is_rounded or "is_average" in kwargs):
             return args[0]
         return copies[id(step.operation)](*args, **kwargs)
 
@@ -256,14 +257,21 @@ def _check_shapes(graph: Graph) -> None:
             )
 
 
-def _check_unrolled(graph: Graph, format: str) -> None:
-    """Refuse loops over time: quantising one ends the whole process inside TensorFlow."""
-    cells = {layer.name: getattr(layer, "forward_layer", layer) for layer in graph.layers}
-    loops = [name for name, cell in cells.items() if not getattr(cell, "unroll", True)]
+def _check_loops(graph: Graph) -> None:
+    """Refuse recurrent layers that loop: on these the converter ends the process."""
+    wrapped = ("forward_layer", "layer")
+    loops = [
+        f"{layer.name!r} ({type(layer).__name__})"
+        for layer in graph.layers
+        if any(
+            getattr(part, "unroll", True) is False
+            for part in (layer, *(getattr(layer, name, None) for name in wrapped))
+        )
+    ]
     if loops:
         raise UnsupportedOpError(
-            f"TensorFlow cannot convert loops over time to {format}: layers "
-            f"{', '.join(map(repr, loops))}. Build them with unroll=True, which computes the same."
+            f"Recurrent layers that loop have no integer form: {', '.join(loops)}. Build them "
+            "with unroll=True, which makes every step operators of its own; weights stay the same."
         )
 
 

@@ -17,7 +17,7 @@ from kprune.boards import BOARDS
 from kprune.building import build, microcontroller, read_network
 from kprune.c.network import to_c
 from kprune.errors import ToolNotFoundError
-from kprune.firmware import firmware, flash, golden_vectors, random_input, write_project
+from kprune.firmware import firmware, flash, golden_source, random_input, write_project
 from kprune.flatbuffer import read
 
 TINY = Path(__file__).parent / "firmware" / "tiny"
@@ -41,7 +41,7 @@ def program(tmp_path_factory):
     """The program for this computer, golden vectors included."""
     require("make", "cc")
     model = tmp_path_factory.mktemp("model")
-    for name, text in (MODEL | {"golden.c": golden_vectors(MODEL, 3)}).items():
+    for name, text in (MODEL | {"golden.c": golden_source(MODEL, 3)}).items():
         model.joinpath(name).write_text(text)
     return build(read_network(model), BOARDS["host"], tmp_path_factory.mktemp("build"))
 
@@ -134,7 +134,7 @@ def test_arbitrary_bytes_get_one_reply_per_line_that_says_anything(program):
 
 def test_a_board_that_computes_otherwise_fails_its_self_test(tmp_path):
     require("make", "cc")
-    golden = golden_vectors(MODEL, 2)
+    golden = golden_source(MODEL, 2)
     first = re.findall(r"^    (.*)$", golden, re.MULTILINE)[0]
     changed = f"{(int(first.split(',')[0]) + 1) % 100}," + first.split(",", 1)[1]
     for name, text in (MODEL | {"golden.c": golden.replace(first, changed)}).items():
@@ -182,7 +182,7 @@ def test_the_board_makes_the_same_inputs_of_a_seed_as_python(program):
 def test_the_same_network_gives_the_same_golden_text():
     require("make", "cc")
 
-    assert golden_vectors(MODEL, 2) == golden_vectors(MODEL, 2)
+    assert golden_source(MODEL, 2) == golden_source(MODEL, 2)
 
 
 # Projects

@@ -201,16 +201,6 @@ def test_refuses_open_dimensions():
         kprune.to_tflite(model, X)
 
 
-def test_refuses_loops_over_time_which_would_end_the_process():
-    inputs = keras.Input((8, 3))
-    x = layers.Bidirectional(layers.GRU(4, return_sequences=True), name="both")(inputs)
-    x = layers.LSTM(4, name="memory")(x)
-    recurrent = keras.Model(inputs, layers.Dense(2)(x))
-
-    with pytest.raises(kprune.UnsupportedOpError, match=r"'both', 'memory'\. .*unroll=True"):
-        kprune.to_tflite(recurrent, np.zeros((20, 8, 3)))
-
-
 @pytest.mark.parametrize(
     ("layer", "operator", "form"),
     [
