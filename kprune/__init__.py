@@ -6,17 +6,14 @@ commands which only read bytes start at once.
 """
 
 import lazy_loader
-
-from kprune.imports import when_imported
+import wrapt
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 
-def _register_layers() -> None:
+@wrapt.when_imported("keras")
+def _register_layers(_: object) -> None:
     # Keras can only load a `.keras` file when the layers in it are registered.
     import kprune.fakequant
     import kprune.layers
     import kprune.losses  # noqa: F401
-
-
-when_imported("keras", _register_layers)
