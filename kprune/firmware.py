@@ -379,11 +379,21 @@ def _stm32_commands(folder: Path) -> list[list[str]]:
     return [["make", "-C", str(folder)], ["make", "-C", str(folder), "flash"]]
 
 
+# How st-flash, OpenOCD (ST-LINK, CMSIS-DAP) and arduino-cli (itself, bossac) say so.
+_NO_BOARD = re.compile(
+    r"find any ST-Link|Error: open failed|find a matching CMSIS-DAP|port not found|No device found"
+)
+
+
 def _run(command: list[str]) -> str:
     result = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     if result.returncode != 0:
         last = "\n".join(result.stdout.strip().splitlines()[-5:])
-        raise RuntimeError(f"`{' '.join(command)}` failed:\n{last}")
+        missing = _NO_BOARD.search(result.stdout)
+        hint = (
+            "no board answers: plug it in, with a USB cable that carries data. " if missing else ""
+        )
+        raise RuntimeError(f"{hint}`{' '.join(command)}` failed:\n{last}")
     return result.stdout
