@@ -258,6 +258,9 @@ def test_an_arduino_library_is_laid_out_as_the_ide_expects(board):
     properties = dict(line.split("=", 1) for line in files["library.properties"].splitlines())
     required = "name version author maintainer sentence paragraph category url architectures"
     assert set(required.split()) <= set(properties)
+    # https://arduino.github.io/arduino-cli/latest/library-specification
+    assert re.fullmatch(r"[A-Za-z0-9][\w .-]{0,62}", properties["name"])
+    assert properties["category"] == "Data Processing"
     assert f"src/{properties['includes']}" in files
     sketch = files["examples/tiny_serial/sketch.yaml"]
     assert f"fqbn: {BOARDS[board].fqbn}" in sketch
@@ -297,6 +300,34 @@ def test_the_arduino_sketch_compiles_and_answers(tmp_path):
         "ok 3",
         "ok 5 25 61",
     ]
+
+
+# Cores of Arduino boards, with the floating-point units that their packages name.
+ARDUINO_CORES = {
+    "pico": ["-mcpu=cortex-m0plus"],
+    "uno_r4": ["-mcpu=cortex-m4", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"],
+    "nano33ble": ["-mcpu=cortex-m4", "-mfloat-abi=softfp", "-mfpu=fpv4-sp-d16"],
+    "giga_r1": ["-mcpu=cortex-m7", "-mfloat-abi=softfp", "-mfpu=fpv5-d16"],
+    "portenta_c33": ["-mcpu=cortex-m33", "-mfloat-abi=hard", "-mfpu=fpv5-sp-d16"],
+}
+
+
+@pytest.mark.parametrize("board", ARDUINO_CORES)
+def test_the_arduino_library_compiles_for_the_core_of_its_board(board, flatbuffer, tmp_path):
+    require("arm-none-eabi-gcc", "arm-none-eabi-g++")
+    project = write_project(firmware(flatbuffer, board, "net", golden=0), tmp_path / "net")
+    stub = Path(__file__).parent / "firmware" / "arduino"
+    # The flags of Arduino's packages; the oldest that is in use compiles C++11.
+    flags = [*ARDUINO_CORES[board], "-mthumb", "-Os", "-fsigned-char", "-DARDUINO=10607"]
+    flags += ["-Wall", "-Wextra", "-Werror", f"-I{project}/src", f"-I{stub}", "-c"]
+    sketch = ["-x", "c++", "-include", "Arduino.h", project / "examples/net_serial/net_serial.ino"]
+    for command in (
+        ["arm-none-eabi-gcc", "-std=gnu11", *flags, *sorted(project.rglob("src/**/*.c"))],
+        ["arm-none-eabi-g++", "-std=gnu++11", *flags, *sorted(project.rglob("src/**/*.cpp"))],
+        ["arm-none-eabi-g++", "-std=gnu++11", *flags, *sketch],
+    ):
+        log = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert log.returncode == 0, log.stderr
 
 
 def test_a_tensorflow_lite_micro_project_builds_against_its_library(flatbuffer, tmp_path):
