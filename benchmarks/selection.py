@@ -12,13 +12,28 @@ import argparse
 import itertools
 import json
 import os
+import time
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 ROWS = Path("benchmarks/results/selection.jsonl")
 KEY = ("task", "method", "kept", "seed")
+# Where each lives; a rival's packages are imported when it is run.
+METHODS = {
+    "dense": "training.dense",
+    "taylor": "training.taylor",
+    "learned": "training.learned",
+    "magnitude": "training.magnitude",
+    "uniform": "training.uniform",
+    "torch-pruning magnitude": "torch_pruning.magnitude",
+    "torch-pruning taylor": "torch_pruning.taylor",
+    "tfmot": "tfmot_pruning.magnitude_of_weights",
+    "taylor, distilled": "training.distilled",
+}
 
 
 def main() -> None:
@@ -42,7 +57,7 @@ def run(args: argparse.Namespace) -> None:
     one_thread()
     import keras
 
-    from benchmarks.training import BATCH, RATE, TASKS, Recipe, train
+    from benchmarks.training import BATCH, RATE, TASKS, Recipe
 
     recipes: dict[str, Recipe] = {}
     for seed, task, kept, method in itertools.product(
@@ -69,6 +84,23 @@ def run(args: argparse.Namespace) -> None:
             }
         )
         keras.backend.clear_session()
+
+
+def train(recipe: Any, method: str, kept: float, seed: int) -> dict:
+    import keras
+
+    module, function = METHODS[method].split(".")
+    keras.utils.set_random_seed(seed)
+    start = time.process_time()
+    result = getattr(import_module(f"benchmarks.{module}"), function)(recipe, kept, seed)
+    return {
+        "accuracy": round(result.accuracy, 4),
+        "macs": result.macs,
+        "macs_kept": round(result.macs / recipe.macs, 4),
+        "params": result.params,
+        "widths": result.widths,
+        "cpu_seconds": round(time.process_time() - start, 1),
+    }
 
 
 def one_thread() -> None:
