@@ -12,14 +12,20 @@ import contextlib
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import numpy as np
+
+from benchmarks import training
 from benchmarks.selection import add_row, is_done, one_thread
+from kprune import masking, projection
+from kprune.channels import Trace
+from kprune.cost import Cost
 
 ROWS = Path("benchmarks/results/knobs.jsonl")
 
@@ -36,7 +42,7 @@ class Variant:
 def at_least(share: float) -> Callable:
     """Every layer keeps this share of its channels, or as much of it as fits."""
 
-    def least(trace: object, worth: object) -> object:
+    def least(trace: Trace, worth: np.ndarray) -> np.ndarray:
         gates = ~trace.free
         for _, channels in trace.makers:
             missing = math.ceil(share * len(channels)) - int(gates[channels].sum())
@@ -45,6 +51,42 @@ def at_least(share: float) -> Callable:
         return gates
 
     return least
+
+
+def over_mean(found: Trace) -> np.ndarray:
+    """Scores in units of the mean of their group: as if all layers were worth the same."""
+    scores = masking.read_scores(found)
+    for group in found.groups:
+        scores[group.channels] /= max(scores[group.channels].mean(), np.finfo(float).tiny)
+    return scores
+
+
+def half_over_mean(found: Trace) -> np.ndarray:
+    """Half way there: scores over the square root of that mean."""
+    scores = masking.read_scores(found)
+    for group in found.groups:
+        scores[group.channels] /= max(scores[group.channels].mean(), np.finfo(float).tiny) ** 0.5
+    return scores
+
+
+def same_share(
+    trace: Trace, cost: Cost, limits: Mapping[str, float], scores: np.ndarray
+) -> np.ndarray:
+    """The same share of every group: scores choose within groups only."""
+    return training.multiplied(trace, training.widest(trace, cost, limits), scores)
+
+
+def floor(share: float) -> Callable:
+    """Every layer keeps this share of what the same factor for all widths would leave it."""
+
+    def project(
+        trace: Trace, cost: Cost, limits: Mapping[str, float], scores: np.ndarray
+    ) -> np.ndarray:
+        least = at_least(share * training.widest(trace, cost, limits))
+        with mock.patch("kprune.projection._least", least):
+            return projection.project(trace, cost, limits, scores)
+
+    return project
 
 
 VARIANTS = {
@@ -56,6 +98,18 @@ VARIANTS = {
     "start at 0.2": Variant({"start": 0.2}),
     "exponent 0": Variant(replaced={"kprune.projection.EXPONENT": 0.0}),
     "exponent 1": Variant(replaced={"kprune.projection.EXPONENT": 1.0}),
+    "scores over the mean of their group": Variant(
+        replaced={"kprune.callbacks.read_scores": over_mean}
+    ),
+    "the same share of every layer": Variant(replaced={"kprune.callbacks.project": same_share}),
+    "at least half the same share": Variant(replaced={"kprune.callbacks.project": floor(0.5)}),
+    "at least 3/4 of the same share": Variant(replaced={"kprune.callbacks.project": floor(0.75)}),
+    "scores over the root of their group's mean": Variant(
+        replaced={"kprune.callbacks.read_scores": half_over_mean}
+    ),
+    "scores over the mean, exponent 0": Variant(
+        replaced={"kprune.callbacks.read_scores": over_mean, "kprune.projection.EXPONENT": 0.0}
+    ),
     "momentum 0.9": Variant(replaced={"kprune.layers.MOMENTUM": 0.9}),
     "momentum 0.999": Variant(replaced={"kprune.layers.MOMENTUM": 0.999}),
     "at least 10 % of a layer": Variant(replaced={"kprune.projection._least": at_least(0.10)}),
@@ -74,9 +128,7 @@ def main() -> None:
     one_thread()
     import keras
 
-    from benchmarks.training import TASKS, Recipe
-
-    recipe = Recipe(TASKS[args.task], args.data)
+    recipe = training.Recipe(training.TASKS[args.task], args.data)
     for seed, kept, name in itertools.product(args.seeds, args.kept, args.variants):
         key = {"task": args.task, "variant": name, "kept": kept, "seed": seed}
         if not is_done(key, ROWS):

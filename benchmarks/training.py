@@ -6,7 +6,7 @@ epochs, counted from random weights to the network that is reported. Test sample
 
 import copy
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import numpy as np
 import kprune
 from benchmarks import networks
 from benchmarks.datasets import Augmented, draw, read_set
-from kprune.channels import trace
+from kprune.channels import Trace, trace
 from kprune.cost import Cost
 from kprune.masking import write_gates
 
@@ -138,21 +138,36 @@ def narrowed(model: keras.Model, kept: float) -> keras.Model:
     masked = kprune.add_masks(model)
     found = trace(masked)
     cost = Cost(found)
-
-    def gates(factor: float) -> np.ndarray:
-        live = np.ones(found.num_channels, bool)
-        for group in found.groups:
-            if group.prunable:
-                live[group.channels[max(1, round(factor * len(group.channels))) :]] = False
-        return live
-
-    limit = kept * cost.total(gates(1.0))["macs"]
-    low, high = 0.0, 1.0
-    for _ in range(30):
-        middle = (low + high) / 2
-        low, high = (middle, high) if cost.total(gates(middle))["macs"] <= limit else (low, middle)
-    write_gates(found, gates(low))
+    limits = kprune.Budget(macs=kept).limits(cost.total(np.ones(found.num_channels, bool)))
+    write_gates(found, multiplied(found, widest(found, cost, limits)))
     return keras.models.clone_model(kprune.slim(masked))
+
+
+def widest(found: Trace, cost: Cost, limits: Mapping[str, float]) -> float:
+    """The greatest factor for all widths that keeps within the limits."""
+
+    def fits(factor: float) -> bool:
+        total = cost.total(multiplied(found, factor))
+        return all(total[kind] <= limit for kind, limit in limits.items())
+
+    low, high = 0.0, 1.0
+    if fits(high):
+        return high
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def multiplied(found: Trace, factor: float, scores: np.ndarray | None = None) -> np.ndarray:
+    """Gates that leave this share of every group, the best scored ones."""
+    gates = np.ones(found.num_channels, bool)
+    for group in found.groups:
+        if group.prunable:
+            worth = np.zeros(len(group.channels)) if scores is None else scores[group.channels]
+            ranking = group.channels[np.argsort(-worth, kind="stable")]
+            gates[ranking[max(1, round(factor * len(ranking))) :]] = False
+    return gates
 
 
 taylor, learned, magnitude = (
