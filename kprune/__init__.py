@@ -15,4 +15,5 @@ __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 def _register_layers(_: object) -> None:
     # Keras can only load a `.keras` file when the layers in it are registered.
     import kprune.fakequant
-    import kprune.layers  # noqa: F401
+    import kprune.layers
+    import kprune.losses  # noqa: F401

@@ -14,6 +14,7 @@ from .layer_rules import rule as rule  # there, so that it replaces the rules of
 from .masking import add_masks as add_masks
 from .masking import close_channels as close_channels
 from .cost import Budget as Budget
+from .losses import CompressionLoss as CompressionLoss
 from .callbacks import PruneCallback as PruneCallback
 from .callbacks import Schedule as Schedule
 from .slimming import slim as slim

@@ -8,7 +8,8 @@ import numpy as np
 
 from kprune.channels import trace
 from kprune.cost import KINDS, Budget, Cost
-from kprune.masking import read_gates, read_scores, write_gates
+from kprune.losses import CompressionLoss
+from kprune.masking import find_masked, read_gates, read_scores, write_gates
 from kprune.projection import cheapest, project
 
 # The ramp needs some projections to be a ramp, and some steps must follow the freeze.
@@ -68,7 +69,8 @@ class PruneCallback(keras.callbacks.Callback):
         verbose: 1 prints what is asked and what can be reached before the first step; 0 is silent.
 
     Raises:
-        ValueError: When `fit` starts: the model has no masks, or the fit is too short.
+        ValueError: When `fit` starts: the model has no masks, or several models inside of it have,
+            or the fit is too short.
         BudgetError: When `fit` starts: the budget cannot be met; says what can.
 
     Example:
@@ -99,11 +101,7 @@ class PruneCallback(keras.callbacks.Callback):
         self.verbose = verbose
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        self._trace = trace(self.model)
-        if not self._trace.masks:
-            raise ValueError(
-                f"Model {self.model.name!r} has no masks: fit kprune.add_masks(model)."
-            )
+        self._trace = trace(find_masked(self.model))
         self._cost = Cost(self._trace)
         self.original = self._cost.total(np.ones(self._trace.num_channels, bool))
         self.limits = self.budget.limits(self.original)
@@ -111,17 +109,27 @@ class PruneCallback(keras.callbacks.Callback):
         self._steps = self.params["steps"]
         self._check_length()
         self._step: int | None = None
+        self._unit: float | None = None
+        self._optimizer = self.model.optimizer
+        self._watch_loss()
+        self._keep_scores_out_of_averages()
         if self.verbose:
             self._tell(least)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._epoch = epoch
-        self._step = epoch * self._steps if self._steps else None
+        if self._steps and self._step is None:
+            self._step = epoch * self._steps
+        self._set_unit()
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        if isinstance(self._optimizer, keras.optimizers.LossScaleOptimizer):
+            self._set_unit()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         self._batch = batch
         if self._step is None:
-            return  # The first epoch of data of unknown length: nothing is closed that early.
+            return  # The first epoch of data of unknown length.
         before, self._step = self._step, self._epoch * self._steps + batch + 1
         if self._is_due(before, self._step):
             self._project(self.schedule.excess(self._step / self._total))
@@ -130,6 +138,8 @@ class PruneCallback(keras.callbacks.Callback):
         if self._steps is None:
             self._steps = self._batch + 1
             self._check_length()
+            # What fell due in this epoch is made up for in the next.
+            self._step = epoch * self._steps
         total = self._cost.total(read_gates(self._trace))
         if logs is not None:
             logs.update({f"{kind}_rate": total[kind] / self.original[kind] for kind in KINDS})
@@ -157,7 +167,41 @@ class PruneCallback(keras.callbacks.Callback):
             return True
         return start < now < freeze and before // every < now // every
 
+    def _watch_loss(self) -> None:
+        """A `CompressionLoss` out of a file does not know its model yet."""
+        for loss in keras.tree.flatten(self.model.loss):
+            if isinstance(loss, CompressionLoss) and not loss.watches:
+                loss.watch(self.model)
+
+    def _keep_scores_out_of_averages(self) -> None:
+        """Let a score be its own moving average, where the optimizer keeps some (`use_ema`).
+
+        Keras keeps none of weights that overwrite, but when it stores the averages it takes one
+        for each weight, and fails.
+        """
+        optimizer = getattr(self._optimizer, "inner_optimizer", self._optimizer)
+        if not getattr(optimizer, "use_ema", False):
+            return
+        if not self._optimizer.built:
+            self._optimizer.build(self.model.trainable_variables)
+        averages = zip(
+            self.model.trainable_variables, optimizer._model_variables_moving_average, strict=True
+        )
+        own = [weight if average is None else average for weight, average in averages]
+        # Past the optimizer's own __setattr__, which would count the scores among its variables.
+        object.__setattr__(optimizer, "_model_variables_moving_average", own)
+
+    def _set_unit(self) -> None:
+        """Tell the masks what Keras takes back of gradients, but not of what overwrites."""
+        unit = _unit(self.model)
+        if unit != self._unit:
+            for mask, _ in self._trace.masks:
+                if hasattr(mask, "unit"):
+                    mask.unit.assign(unit)
+        self._unit = unit
+
     def _project(self, excess: float) -> None:
+        _ = self.model  # On JAX this brings the weights up to date, in the midst of an epoch.
         scores = read_scores(self._trace)
         if not np.isfinite(scores).all() or not scores.any():
             raise ValueError(
@@ -194,3 +238,11 @@ class PruneCallback(keras.callbacks.Callback):
                 f"kprune: {KINDS[kind]} {full:,}, budget {limit:,} ({limit / full:.1%}), "
                 f"least possible {least[kind]:,} ({least[kind] / full:.1%})"
             )
+
+
+def _unit(model: keras.Model) -> float:
+    """What a loss of 1 is in the backward pass, so that the mean over the replicas is the sum."""
+    scale = getattr(model.optimizer, "scale_loss", float)(1.0)
+    strategy = getattr(model, "distribute_strategy", None)  # TensorFlow only
+    replicas = strategy.num_replicas_in_sync if strategy else 1
+    return float(keras.ops.convert_to_numpy(scale)) / replicas

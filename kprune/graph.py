@@ -122,7 +122,8 @@ def copy_model(graph: Graph, batch_size: int | None = None) -> keras.Model:
 
 
 def give_weights(layer: keras.layers.Layer, values: Sequence) -> None:
-    layer.set_weights(values)
+    # As NumPy arrays: JAX would share the buffers, and training one model would delete the other's.
+    layer.set_weights([keras.ops.convert_to_numpy(value) for value in values])
     # What Normalization computes with are not its weights, but constants made of them.
     if hasattr(layer, "finalize_state"):
         layer.finalize_state()

@@ -5,6 +5,7 @@ removed channel, whatever comes before: BatchNorm's beta, a sigmoid, a residual 
 front of one group are opened and closed together.
 """
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 
 import keras
@@ -14,10 +15,18 @@ from keras import tree
 from kprune.channels import Trace, mixing_points, trace
 from kprune.graph import Call, copy_layers, give_weights, rebuild, unique
 from kprune.ids import along_axis, core, varying
+from kprune.importance import IMPORTANCES, check_importance, magnitudes
 from kprune.layers import ChannelMask
 
+# What a model of one's own may do in its own way, and a plain keras.Model would not.
+TRAINING = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
 
-def add_masks(model: keras.Model, exclude: Iterable[str | keras.layers.Layer] = ()) -> keras.Model:
+
+def add_masks(
+    model: keras.Model,
+    exclude: Iterable[str | keras.layers.Layer] = (),
+    importance: str = "taylor",
+) -> keras.Model:
     """Give every channel that can be removed a trainable 0/1 gate.
 
     All gates are open: the masked model gives the outputs of `model`. Compile and fit it with a
@@ -27,17 +36,24 @@ def add_masks(model: keras.Model, exclude: Iterable[str | keras.layers.Layer] = 
         model: A built Sequential or functional model, trained or not. It is not changed. Nested
             models are flattened.
         exclude: Layers, or names of layers, that keep all their channels.
+        importance: What ranks the channels when `PruneCallback` closes some. "taylor": what the
+            loss would change without the channel, a running estimate over the batches. "learned":
+            a number per channel, trained with the weights; compile with `CompressionLoss`.
+            "magnitude": the norm of the channel's weights.
 
     Returns:
         A new, uncompiled functional model with copies of the layers and weights of `model`, and
         `ChannelMask` layers in between. Names of layers, inputs and outputs are those of `model`,
         and what was frozen is frozen. Compile it as you compiled `model`, whose optimizer and its
         state stay with `model`: its momenta belong to variables that the new model does not have.
+        If `model` is of a class of your own, with a `train_step` say, so is the new model.
 
     Raises:
         TypeError: `model` is no Keras model.
-        ValueError: `model` is not built, is masked already, a name in `exclude` is unknown, or
-            nothing can be removed; the message says why for every group of channels.
+        ValueError: `model` is not built, is masked already, a name in `exclude` or the importance
+            is unknown, nothing can be removed (the message says why for every group of channels),
+            or `model` trains in a way of its own and its class cannot be made from inputs and
+            outputs.
         UnsupportedLayerError: Layers that cannot be read or copied, all of them by name.
 
     Example:
@@ -54,11 +70,12 @@ def add_masks(model: keras.Model, exclude: Iterable[str | keras.layers.Layer] = 
         Shen et al., Efficient Deep Structure Learning for Resource-Limited IoT Devices, GLOBECOM
         2020 (trainable masks, one training run).
     """
+    check_importance(importance)
     names = {e if isinstance(e, str) else e.name for e in exclude}
     found = trace(model, names)
     _check_maskable(found, names)
     copies = copy_layers(found.graph)
-    masks = _masks(found, {layer.name for layer in copies.values()})
+    masks = _masks(found, importance, {layer.name for layer in copies.values()})
     readers = {id(p.reader) for p in mixing_points(found.graph, found.flows, found.tensors)}
 
     def call(step: Call, *args: object, **kwargs: object) -> object:
@@ -71,7 +88,25 @@ def add_masks(model: keras.Model, exclude: Iterable[str | keras.layers.Layer] = 
     masked = rebuild(found.graph, call)
     for layer in found.graph.layers:
         give_weights(copies[id(layer)], layer.weights)
-    return masked
+    return _of_class(type(model), masked)
+
+
+def find_masked(model: keras.Model) -> keras.Model:
+    """The masked model that is trained: `model` itself, or the one inside a model of one's own.
+
+    Raises:
+        ValueError: No model inside has masks, or several have.
+    """
+    masked = _masked_inside(model)
+    if not masked:
+        raise ValueError(f"Model {model.name!r} has no masks: fit kprune.add_masks(model).")
+    if len(masked) > 1:
+        names = ", ".join(repr(m.name) for m in masked)
+        raise ValueError(
+            f"Model {model.name!r} holds several masked models ({names}), and a PruneCallback "
+            "holds the budget of one: mask one of them only."
+        )
+    return masked[0]
 
 
 def close_channels(masked: keras.Model, channels: Mapping[str, Sequence[int]]) -> None:
@@ -133,11 +168,32 @@ def read_gates(found: Trace) -> np.ndarray:
 
 
 def read_scores(found: Trace) -> np.ndarray:
-    """The score of each channel: the sum over the masks it passes, float64."""
-    scores = np.zeros(found.num_channels)
+    """The score of each channel, never negative, float64, shape `(found.num_channels,)`.
+
+    Raises:
+        ValueError: Masks that learn in different ways: their scores cannot be compared.
+    """
+    kind = IMPORTANCES[importance_of(found)]
+    if kind.score is None:
+        return magnitudes(_indexed(found), [g.channels for g in found.groups], found.num_channels)
+    scores, places = np.zeros((2, found.num_channels))
     for mask, channels in found.masks:
-        np.add.at(scores, channels, keras.ops.convert_to_numpy(mask.scores))
-    return scores
+        weights = {n: keras.ops.convert_to_numpy(getattr(mask, n)) for n in kind.weights}
+        np.add.at(scores, channels, kind.score(**weights))
+        np.add.at(places, channels, 1)
+    return scores / np.maximum(places, 1) if kind.shared else scores
+
+
+def importance_of(found: Trace) -> str:
+    """How the masks of a model learn what its channels are worth."""
+    first, *others = dict.fromkeys(mask.importance for mask, _ in found.masks)
+    if others:
+        raise ValueError(
+            f"The masks of {found.graph.name!r} learn in different ways ({first}, "
+            f"{', '.join(others)}), so that their scores cannot be compared: "
+            "use kprune.add_masks(model, importance=...)."
+        )
+    return first
 
 
 def write_gates(found: Trace, gates: np.ndarray) -> None:
@@ -161,7 +217,42 @@ def _check_closed(found: Trace, gates: np.ndarray) -> None:
                 raise ValueError(f"Channel {position} of layer {name!r} must stay: {why}.")
 
 
-def _masks(found: Trace, taken: set[str]) -> dict[int, ChannelMask]:
+def _indexed(found: Trace) -> list[tuple[np.ndarray, Mapping[int, np.ndarray]]]:
+    """Every weight but statistics that channels index, once, with these channels."""
+    flows = {id(step.operation): (step.operation, flow) for step, flow in found.steps}
+    return [
+        (keras.ops.convert_to_numpy(variable), flow.weights[variable.name].axes)
+        for layer, flow in flows.values()
+        if isinstance(layer, keras.layers.Layer) and not isinstance(layer, ChannelMask)
+        for variable in layer.weights
+        if variable.name in flow.weights and not flow.weights[variable.name].statistic
+    ]
+
+
+def _masked_inside(model: keras.Model) -> list[keras.Model]:
+    if isinstance(model, keras.Sequential | keras.Function):
+        return [model] if trace(model).masks else []
+    inner = {id(m): m for m in model.layers if isinstance(m, keras.Model)}
+    return [found for m in inner.values() for found in _masked_inside(m)]
+
+
+def _of_class(kind: type, masked: keras.Model) -> keras.Model:
+    """The masked model as one of the class that the user gave, whose training is its own."""
+    plain = type(masked)
+    same = [inspect.getfullargspec(c.__init__).args for c in (kind, plain)]  # type: ignore[misc]
+    if issubclass(kind, plain) and same[0] == same[1]:
+        return kind(masked.input, masked.output, name=masked.name)
+    own = [name for name in TRAINING if getattr(kind, name) is not getattr(keras.Model, name)]
+    if own:
+        raise ValueError(
+            f"{kind.__name__} trains in a way of its own ({', '.join(own)}), but cannot be made "
+            f"as {kind.__name__}(inputs, outputs, name=...), which add_masks needs. Give it that "
+            "constructor, or mask a functional model and train it inside of yours."
+        )
+    return masked
+
+
+def _masks(found: Trace, importance: str, taken: set[str]) -> dict[int, ChannelMask]:
     """For each tensor that needs a mask, under its `id`, the mask."""
     makers = {id(t): call.operation.name for call in found.graph.calls for t in call.outputs}
     free = found.free
@@ -175,6 +266,7 @@ def _masks(found: Trace, taken: set[str]) -> dict[int, ChannelMask]:
         masks[id(point.tensor)] = ChannelMask(
             axis=-1 if axis == channels.ndim - 1 else axis + 1,
             fixed=fixed,
+            importance=importance,
             dtype=point.tensor.dtype,
             name=unique(f"{makers[id(point.tensor)]}_mask", taken),
         )

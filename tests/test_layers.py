@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from kprune.layers import MOMENTUM, ChannelMask
+from kprune.importance import MOMENTUM
+from kprune.layers import ChannelMask
 
 
 def step(mask: ChannelMask, x: np.ndarray, weights: np.ndarray) -> None:

@@ -1,0 +1,153 @@
+"""How a channel's score is learned: one entry per importance, and one projection for all.
+
+"taylor" estimates what the loss would change if the gate were flipped, "learned" trains a number
+per gate together with the weights, "magnitude" looks at nothing but the weights.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+# Of whichever backend is in use.
+Tensor = Any
+
+# How much of the old score one training step keeps.
+MOMENTUM = 0.99
+
+NEARLY_OPEN = {"class_name": "RandomNormal", "config": {"mean": 1.0, "stddev": 0.1}}
+
+
+@dataclass(frozen=True)
+class Importance:
+    """One way to learn what a channel is worth.
+
+    Attributes:
+        gate: `x, axis, gates, **weights -> x` with every channel multiplied by its gate, 0 or 1;
+            the gradient of this function is what teaches the weights.
+        weights: What a mask needs for it besides its gates: name -> arguments of `add_weight`.
+        overwrite: The weight whose gradient is its next value.
+        score: `**weights -> scores` of one mask; None where the weights of the network tell.
+        shared: The places that a channel passes estimate the same number (their mean is its
+            score), instead of what is lost at each (their sum).
+    """
+
+    gate: Callable[..., object]
+    weights: Mapping[str, Mapping[str, object]]
+    overwrite: str = ""
+    score: Callable[..., np.ndarray] | None = None
+    shared: bool = False
+
+
+def along(axis: int, rank: int, values: Tensor) -> Tensor:
+    """One value per channel, in the shape that multiplies a tensor of that rank."""
+    return ops.reshape(values, [-1 if a == axis else 1 for a in range(rank)])
+
+
+def _taylor(x: Tensor, axis: int, gates: Tensor, scores: Tensor, unit: Tensor) -> Tensor:
+    """The score moves to `sum over samples of |dLoss/dgate|`: its "gradient" is its next value.
+
+    The absolute value is taken per sample, because the signed sum vanishes for any channel whose
+    scale has converged. Closed channels are scored like open ones, so they can come back.
+    """
+    rank = len(x.shape)
+    elsewhere = [a for a in range(1, rank) if a != axis]
+
+    @ops.custom_gradient
+    def gate(x: Tensor, gates: Tensor, scores: Tensor, unit: Tensor) -> tuple:
+        def grad(*args: Tensor, upstream: Tensor = None) -> tuple:
+            # torch passes the saved arguments and `upstream`; TensorFlow and JAX only dL/dy.
+            dy = args[-1] if upstream is None else upstream
+            # dL/dgate of each sample, taken before the gate: closed channels are scored too.
+            sensitivity = ops.cast(x * dy, "float32")
+            if elsewhere:
+                sensitivity = ops.sum(sensitivity, axis=elsewhere)
+            taylor = ops.sum(ops.abs(sensitivity), axis=0) / unit
+            score = MOMENTUM * scores + (1.0 - MOMENTUM) * taylor
+            return dy * gates, ops.zeros_like(gates), score, ops.zeros_like(unit)
+
+        return x * gates, grad
+
+    gates = along(axis, rank, ops.cast(gates, x.dtype))
+    return gate(x, gates, ops.convert_to_tensor(scores), ops.convert_to_tensor(unit))
+
+
+def _learned(x: Tensor, axis: int, gates: Tensor, logits: Tensor) -> Tensor:
+    """Straight through: forwards the gate, backwards the slope of `sigmoid(logits)`."""
+    soft = ops.sigmoid(logits)
+    # In brackets: without them 1 + soft - soft is 0.99999994.
+    gates = gates + (soft - ops.stop_gradient(soft))
+    return x * along(axis, len(x.shape), ops.cast(gates, x.dtype))
+
+
+def _plain(x: Tensor, axis: int, gates: Tensor) -> Tensor:
+    return x * along(axis, len(x.shape), ops.cast(gates, x.dtype))
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.asarray(logits, float)))
+
+
+IMPORTANCES = {
+    "taylor": Importance(
+        _taylor,
+        {
+            # The mean over replicas, each of which has seen its part of the batch.
+            "scores": {"initializer": "zeros", "aggregation": "mean"},
+            # What a loss of 1 is in the backward pass: the loss scale of mixed precision over the
+            # number of replicas. `PruneCallback` sets it.
+            "unit": {"initializer": "ones", "shape": (), "trainable": False},
+        },
+        overwrite="scores",
+        score=lambda scores, unit: scores,
+    ),
+    "learned": Importance(
+        _learned,
+        # Nearly open, with room to close; not equal, or all would move in lock-step. As a
+        # configuration, because one initializer gives each of the masks the same values.
+        {"logits": {"initializer": NEARLY_OPEN}},
+        score=_sigmoid,
+        shared=True,
+    ),
+    "magnitude": Importance(_plain, {}),
+}
+
+
+def check_importance(name: object) -> None:
+    if name not in IMPORTANCES:
+        raise ValueError(
+            f"importance must be one of {', '.join(map(repr, IMPORTANCES))}, got {name!r}."
+        )
+
+
+def magnitudes(
+    weights: Iterable[tuple[np.ndarray, Mapping[int, np.ndarray]]],
+    groups: Iterable[np.ndarray],
+    num_channels: int,
+) -> np.ndarray:
+    """For each channel the L2 norm of all that it indexes, over the mean of its group.
+
+    Args:
+        weights: Values, each with the channels that index them: axis -> channel of each position.
+        groups: Channels that are comparable, as arrays of their numbers.
+        num_channels: How many channels there are.
+
+    Example:
+        >>> kernel = np.array([[3.0, 0.0], [4.0, 10.0]])
+        >>> magnitudes([(kernel, {1: np.array([0, 1])})], [np.array([0, 1])], 2).round(2)
+        array([0.67, 1.33])
+
+    Source:
+        Fang et al., DepGraph: Towards Any Structural Pruning, CVPR 2023 (group norms).
+    """
+    squares = np.zeros(num_channels)
+    for value, axes in weights:
+        for axis, channels in axes.items():
+            others = tuple(a for a in range(value.ndim) if a != axis % value.ndim)
+            np.add.at(squares, channels, np.square(value, dtype=float).sum(axis=others))
+    norms = np.sqrt(squares)
+    for channels in groups:
+        norms[channels] /= max(norms[channels].mean(), np.finfo(float).tiny)
+    return norms

@@ -1,0 +1,275 @@
+"""Every way of training in Keras teaches the masks the same scores."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import require
+from keras import layers, optimizers
+
+from kprune import Budget, PruneCallback, add_masks, slim
+from kprune.channels import trace
+from kprune.masking import read_gates, read_scores
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(160, 6)).astype("float32")
+Y = RNG.normal(size=(160, 2)).astype("float32")
+LABELS = np.arange(160) % 2
+
+
+def network() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    x = layers.Dense(8, "relu", name="hidden")(inputs)
+    return keras.Model(inputs, layers.Dense(2, name="scores")(x), name="network")
+
+
+def everything() -> PruneCallback:
+    return PruneCallback(Budget(macs=1.0), verbose=0)
+
+
+def scores(
+    *data: object, optimizer: object = None, policy: str | None = None, **compiling: object
+) -> np.ndarray:
+    """The scores after 20 steps of 8 samples in which the weights stay as they are."""
+    masked = add_masks(network())
+    compiling = {"loss": "mse", "run_eagerly": True, **compiling}
+    masked.compile(optimizer or optimizers.SGD(0.0), **compiling)
+    fitting = data[-1] if data and isinstance(data[-1], dict) else {}
+    data = tuple(d for d in data if d is not fitting) or (X, Y)
+    fitting = {"batch_size": 8, **fitting} if isinstance(data[0], np.ndarray) else fitting
+    masked.fit(*data, shuffle=False, verbose=0, callbacks=[everything()], **fitting)
+    return read_scores(trace(masked))
+
+
+PLAIN = scores()
+
+OPTIMIZERS = {
+    "clipped": optimizers.SGD(0.0, clipnorm=1e-4),
+    "clipped by value": optimizers.SGD(0.0, clipvalue=1e-4),
+    "clipped all together": optimizers.SGD(0.0, global_clipnorm=1e-4),
+    "decaying": optimizers.AdamW(0.0, weight_decay=0.5),
+    "averaging": optimizers.SGD(0.0, use_ema=True, ema_overwrite_frequency=3),
+    "scaling the loss": optimizers.SGD(0.0, loss_scale_factor=1024.0),
+    "scaling the loss by what fits": optimizers.LossScaleOptimizer(
+        optimizers.SGD(0.0), initial_scale=2.0**8, dynamic_growth_steps=7
+    ),
+}
+
+
+@pytest.mark.parametrize("way", OPTIMIZERS)
+def test_what_the_optimizer_does_to_gradients_is_not_done_to_scores(way: str) -> None:
+    assert PLAIN.any()
+    np.testing.assert_allclose(scores(optimizer=OPTIMIZERS[way]), PLAIN, rtol=1e-5)
+
+
+def test_compiled_and_several_steps_at_a_time() -> None:
+    graph = scores(run_eagerly=False, jit_compile=False, steps_per_execution=5)
+    compiled = scores(run_eagerly=False, jit_compile=True)
+
+    np.testing.assert_allclose(graph, PLAIN, rtol=1e-5)
+    np.testing.assert_allclose(compiled, PLAIN, rtol=1e-5)
+
+
+def test_arrays_datasets_and_generators() -> None:
+    batches = [(X[i : i + 8], Y[i : i + 8]) for i in range(0, 160, 8)]
+    dataset = tf.data.Dataset.from_tensor_slices((X, Y)).batch(8)
+
+    np.testing.assert_allclose(scores(dataset), PLAIN, rtol=1e-5)
+    generated = scores((b for b in batches), {"steps_per_epoch": 20})
+    np.testing.assert_allclose(generated, PLAIN, rtol=1e-5)
+
+
+def test_weights_of_samples_and_classes_weigh_in_the_scores() -> None:
+    weights = RNG.random(160).astype("float32")
+    labels = {"loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True)}
+    by_class = scores(X, LABELS, {"class_weight": {0: 2.0, 1: 0.5}}, **labels)
+    by_sample = scores(X, LABELS, {"sample_weight": np.where(LABELS, 0.5, 2.0)}, **labels)
+
+    np.testing.assert_allclose(by_class, by_sample, rtol=1e-5)
+    doubled = scores(X, Y, {"sample_weight": 2 * weights})
+    np.testing.assert_allclose(doubled, 2 * scores(X, Y, {"sample_weight": weights}), rtol=1e-5)
+    first = scores(X, Y, {"sample_weight": np.repeat([1.0, 0.0], [8, 152])})
+    decay = PLAIN[trace(network()).num_channels - 3]  # some channel; all decay alike
+    assert 0 < first[trace(network()).num_channels - 3] < decay
+
+
+def test_with_accumulated_gradients_the_greatest_part_of_the_batch_counts() -> None:
+    """Keras joins what overwrites by its maximum; the score moves once per update."""
+    accumulating = optimizers.SGD(0.0, gradient_accumulation_steps=2)
+    weights = np.tile(np.repeat([0.0, 1.0], 8), 20)
+
+    # Beside a part that weighs nothing, the other counts in full.
+    x, y = (np.tile(d, (2, 1)) for d in (X, Y))
+    one_part = scores(x, y, {"sample_weight": weights}, optimizer=accumulating)
+    odd = [d.reshape(20, 2, 8, -1)[:, 1].reshape(160, -1) for d in (x, y)]
+
+    np.testing.assert_allclose(one_part, scores(*odd), rtol=1e-5)
+
+
+def test_half_precision_scores_as_full_precision_does_nearly() -> None:
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        half = scores()
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+    np.testing.assert_allclose(half, PLAIN, rtol=0.1)
+
+
+class Doubled(keras.Model):
+    """Trains with twice the loss, in a step of its own."""
+
+    def train_step(self, data: tuple) -> dict:
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = 2.0 * self.compute_loss(x, y, self(x, training=True))
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        return {"loss": loss}
+
+
+class Distiller(keras.Model):
+    """A student inside a model that has a training step, and a teacher, of its own."""
+
+    def __init__(self, *inner: keras.Model) -> None:
+        super().__init__()
+        self.inner = list(inner)
+
+    def call(self, x: object, training: bool = False) -> object:
+        return self.inner[0](x, training=training)
+
+    train_step = Doubled.train_step
+
+
+def test_a_model_with_a_training_step_of_its_own_stays_one() -> None:
+    plain = network()
+    model = Doubled(plain.input, plain.output, name="mine")
+    masked = add_masks(model)
+    masked.compile(optimizers.SGD(0.0), "mse", run_eagerly=True)
+
+    masked.fit(X, Y, 8, shuffle=False, verbose=0, callbacks=[everything()])
+
+    assert type(masked) is Doubled
+    assert masked.name == "mine"
+    np.testing.assert_array_equal(masked(X), plain(X))
+    np.testing.assert_allclose(read_scores(trace(masked)), 2 * PLAIN, rtol=1e-5)
+    assert type(slim(masked)) is type(network())
+
+
+class Sized(Doubled):
+    """Makes its own layers, so that it cannot be made from masked ones."""
+
+    def __init__(self, units: int) -> None:
+        inputs = keras.Input((6,))
+        hidden = layers.Dense(units, name="hidden")(inputs)
+        super().__init__(inputs, layers.Dense(2, name="scores")(hidden))
+
+
+def test_a_model_whose_training_would_be_lost_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"Sized trains in a way of its own \(train_step\)"):
+        add_masks(Sized(8))
+
+
+def test_the_masked_model_inside_of_a_model_is_found_and_held_to_the_budget() -> None:
+    student = add_masks(network())
+    teacher = network()
+    teacher.trainable = False
+    distiller = Distiller(student, teacher)
+    distiller.compile(optimizers.SGD(0.01), "mse", run_eagerly=True)
+
+    distiller.fit(X, Y, 8, verbose=0, callbacks=[PruneCallback(Budget(macs=0.5), verbose=0)])
+
+    assert read_gates(trace(student)).sum() == 6 + 4 + 2
+
+
+@pytest.mark.parametrize(
+    ("masked", "message"), [(0, "has no masks"), (2, r"several masked models \('network', 'net")]
+)
+def test_none_or_several_masked_models_inside_are_refused(masked: int, message: str) -> None:
+    distiller = Distiller(*[add_masks(network()) if i < masked else network() for i in range(2)])
+    distiller.compile("sgd", "mse", run_eagerly=True)
+
+    with pytest.raises(ValueError, match=message):
+        distiller.fit(X, Y, 8, verbose=0, callbacks=[everything()])
+
+
+def run(program: str, *arguments: str, **environment: str) -> list[str]:
+    """The words on the last line that a Python program prints."""
+    path = [*sys.path, str(Path(__file__).parent)]
+    result = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env={"PATH": "", "PYTHONPATH": ":".join(path), **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert result.stdout, result.stderr
+    return result.stdout.splitlines()[-1].split()
+
+
+TWO_DEVICES = """
+import keras, numpy, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from test_training import PLAIN, X, Y, everything, network
+from kprune import add_masks
+from kprune.channels import trace
+from kprune.masking import read_scores
+for optimizer in (keras.optimizers.SGD(0.0), keras.optimizers.SGD(0.0, loss_scale_factor=64.0)):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        masked = add_masks(network())
+        optimizer = type(optimizer).from_config(optimizer.get_config())
+        masked.compile(optimizer, "mse", jit_compile=False)
+    masked.fit(X, Y, 8, shuffle=False, verbose=0, callbacks=[everything()])
+    scores = read_scores(trace(masked))
+    numpy.testing.assert_allclose(scores, PLAIN, rtol=1e-5)
+print(strategy.num_replicas_in_sync)
+"""
+
+
+def test_two_devices_score_the_whole_batch_as_one_does() -> None:
+    assert run(TWO_DEVICES) == ["2"]
+
+
+ANY_BACKEND = """
+import keras, numpy, sys
+from kprune import Budget, CompressionLoss, PruneCallback, add_masks
+assert keras.backend.backend() == sys.argv[1]
+rng = numpy.random.default_rng(0)
+x = rng.normal(size=(160, 6, 6, 2)).astype("float32")
+y = x[:, 0, 0]
+model = keras.Sequential([
+    keras.Input((6, 6, 2)), keras.layers.Conv2D(8, 3), keras.layers.BatchNormalization(),
+    keras.layers.ReLU(), keras.layers.Flatten(), keras.layers.Dense(2),
+])
+budget = Budget(macs=0.3)
+for importance in ("taylor", "learned", "magnitude"):
+    masked = add_masks(model, importance=importance)
+    numpy.testing.assert_array_equal(
+        *(keras.ops.convert_to_numpy(m(x[:4])) for m in (masked, model))
+    )
+    learned = importance == "learned"
+    loss = CompressionLoss("mse", masked, budget, 10.0) if learned else "mse"
+    before = float(loss(y, y)) if learned else 1.0
+    masked.compile(keras.optimizers.Adam(0.05), loss)
+    prune = PruneCallback(budget, verbose=0)
+    history = masked.fit(x, y, 8, 2, verbose=0, callbacks=[prune]).history
+    assert 0.1 < history["macs_rate"][-1] <= 0.3, history
+    assert not learned or float(loss(y, y)) < 0.1 * before
+    mask = masked.layers[-3]
+    if importance == "taylor":
+        assert numpy.ptp(keras.ops.convert_to_numpy(mask.scores)) > 0
+print("held")
+"""
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_every_importance_holds_the_budget_on_other_backends(backend: str) -> None:
+    require(backend)
+
+    assert run(ANY_BACKEND, backend, KERAS_BACKEND=backend) == ["held"]
