@@ -110,8 +110,8 @@ VARIANTS = {
     "scores over the mean, exponent 0": Variant(
         replaced={"kprune.callbacks.read_scores": over_mean, "kprune.projection.EXPONENT": 0.0}
     ),
-    "momentum 0.9": Variant(replaced={"kprune.layers.MOMENTUM": 0.9}),
-    "momentum 0.999": Variant(replaced={"kprune.layers.MOMENTUM": 0.999}),
+    "momentum 0.9": Variant(replaced={"kprune.importance.MOMENTUM": 0.9}),
+    "momentum 0.999": Variant(replaced={"kprune.importance.MOMENTUM": 0.999}),
     "at least 10 % of a layer": Variant(replaced={"kprune.projection._least": at_least(0.10)}),
     "at least 20 % of a layer": Variant(replaced={"kprune.projection._least": at_least(0.20)}),
 }

@@ -114,15 +114,12 @@ def dense(recipe: Recipe, kept: float, seed: int) -> Trained:
 
 def scored(importance: str, recipe: Recipe, kept: float, seed: int) -> Trained:
     """kprune, with one of its ways to score channels."""
-    network = recipe.task.network()
-    # TODO-MERGE
-    masked = (
-        kprune.add_masks(network)
-        if importance == "taylor"
-        else kprune.add_masks(network, importance=importance)
-    )
+    masked = kprune.add_masks(recipe.task.network(), importance=importance)
     budget = kprune.Budget(macs=kept)
-    recipe.fit(masked, seed, callbacks=(kprune.PruneCallback(budget, verbose=0),))
+    loss = cross_entropy()
+    if importance == "learned":
+        loss = kprune.CompressionLoss(loss, masked, budget)
+    recipe.fit(masked, seed, loss, (kprune.PruneCallback(budget, verbose=0),))
     return recipe.result(kprune.slim(masked))
 
 
