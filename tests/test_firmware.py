@@ -401,11 +401,11 @@ def tools(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
 
-    def add(name, status=0):
+    def add(name, status=0, says="speaking"):
         tool = folder / name
         tool.write_text(
             f'#!/bin/sh\necho "{name} $*" >> {tmp_path}/calls.txt\n'
-            f'echo "{name} speaking"\nexit {status}\n'
+            f'echo "{name} {says}"\nexit {status}\n'
         )
         tool.chmod(0o755)
 
@@ -457,18 +457,49 @@ def test_an_stm32_project_is_flashed_by_its_makefile(tools, projects):
         ("openocd", r"-f board/st_nucleo_f4.cfg -c program build/\S+\.elf verify reset exit"),
     ],
 )
-def test_make_flash_calls_the_tool_that_is_there(tool, arguments, tools, projects, monkeypatch):
-    search = os.environ["PATH"]
-    monkeypatch.undo()
-    require("make", "arm-none-eabi-gcc")
-    if shutil.which(tool):
-        pytest.skip(f"{tool} is installed: the stand-in would not be the only one")
-    monkeypatch.setenv("PATH", f"{search}:{os.environ['PATH']}")
+def test_make_flash_calls_the_tool_that_is_there(tool, arguments, tools, projects, tmp_path):
+    # All that the Makefile itself runs, and of what may flash nothing but the stand-in.
+    for name in ("gcc", "objcopy", "size"):
+        tools(f"arm-none-eabi-{name}")
+    for name in ("make", "grep", "tr", "mkdir", "sed"):
+        tmp_path.joinpath("bin", name).symlink_to(shutil.which(name, path="/usr/bin:/bin"))
     tools(tool)
 
     subprocess.run(["make", "-s", "-C", projects["nucleo_f446re"], "flash"], check=True)
 
     assert re.fullmatch(rf"{tool} {arguments}", tools.calls()[-1])
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "WARN usb.c: Couldn't find any ST-Link devices",  # st-flash 1.7.0
+        "Error: open failed",  # OpenOCD 0.12.0 with stlink.cfg
+        "Error: unable to find a matching CMSIS-DAP device",  # OpenOCD 0.12.0 with cmsis-dap.cfg
+    ],
+)
+def test_a_board_that_is_not_plugged_in_is_told_from_a_tool_that_fails(said, tools, projects):
+    tools("st-flash")
+    tools("arm-none-eabi-gcc")
+    tools("make", status=2, says=said)
+
+    with pytest.raises(RuntimeError, match=r"^no board answers: plug it in.*failed:"):
+        flash(projects["nucleo_f446re"])
+
+
+@pytest.mark.parametrize("board", BARE_METAL)
+def test_openocd_has_the_configuration_that_a_board_names(board):
+    require("openocd")
+    settings = (microcontroller() / "boards" / board / "board.mk").read_text()
+    configuration = re.search(r"^OPENOCD = (.*)$", settings, re.MULTILINE)
+    if configuration is None:
+        assert "ORIGIN" not in settings  # nothing flashes it
+        return
+    command = ["openocd", "-f", *configuration[1].split(), "-c", "shutdown"]
+
+    log = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert log.returncode == 0, log.stderr
 
 
 def test_a_tool_that_fails_is_quoted(tools, projects):
