@@ -7,7 +7,7 @@ import keras
 from keras import applications, layers
 
 
-def keyword_spotting() -> keras.Model:
+def keyword_spotting(words: int = 12) -> keras.Model:
     """MLPerf Tiny: DS-CNN on 49 x 10 cepstral coefficients, 12 words."""
     x = inputs = keras.Input((49, 10, 1), name="coefficients")
     x = _conv(x, 64, (10, 4), strides=2, name="stem")
@@ -17,7 +17,7 @@ def keyword_spotting() -> keras.Model:
     x = layers.Dropout(0.4, name="dropout")(x)
     x = layers.AveragePooling2D(x.shape[1:3], name="mean")(x)
     x = layers.Flatten(name="flatten")(x)
-    return keras.Model(inputs, layers.Dense(12, name="scores")(x), name="keyword_spotting")
+    return keras.Model(inputs, layers.Dense(words, name="scores")(x), name="keyword_spotting")
 
 
 def image_classification() -> keras.Model:
@@ -34,6 +34,17 @@ def image_classification() -> keras.Model:
     x = layers.AveragePooling2D(8, name="mean")(x)
     x = layers.Flatten(name="flatten")(x)
     return keras.Model(inputs, layers.Dense(10, name="scores")(x), name="image_classification")
+
+
+def small_vgg() -> keras.Model:
+    """After VGG: 3 x 3 convolutions and pooling, twice as wide at half the size; 28 x 28 images."""
+    x = inputs = keras.Input((28, 28, 1), name="image")
+    for i, widths in enumerate([(16,), (32,), (64, 64)]):
+        x = layers.MaxPooling2D(2, name=f"pool{i}")(x) if i else x
+        for j, filters in enumerate(widths):
+            x = _conv(x, filters, 3, name=f"conv{i}_{j}")
+    x = layers.GlobalAveragePooling2D(name="mean")(x)
+    return keras.Model(inputs, layers.Dense(10, name="scores")(x), name="small_vgg")
 
 
 def visual_wake_words() -> keras.Model:

@@ -54,7 +54,8 @@ class Board:
         flashed_with: "arduino-cli", "st-flash" or None.
         fqbn: Arduino's fully qualified board name, or None.
         platformio: PlatformIO's board id, or None.
-        qemu: QEMU's machine that stands in for the board, or None.
+        qemu: QEMU's machine that stands in for the board, or None. It has the core; the memory of
+            the board is in the linker script.
         renode: The serial port in `microcontroller/renode/<name>.repl`, or None.
     """
 
@@ -122,7 +123,8 @@ _TABLE = (
           512 * KIB, Reserve(512 * KIB, 192 * KIB, False), "arduino", "arduino-cli",
           "arduino:esp32:nano_nora", "arduino_nano_esp32"),
     Board("uno_r4", "Arduino UNO R4 Minima", "RA4M1", "cortex-m4", 48 * MHZ, 262_144, 32_768,
-          _RENESAS, "arduino", "arduino-cli", "arduino:renesas_uno:minima", "uno_r4_minima"),
+          _RENESAS, "arduino", "arduino-cli", "arduino:renesas_uno:minima", "uno_r4_minima",
+          qemu="mps2-an386"),
     Board("uno_r4_wifi", "Arduino UNO R4 WiFi", "RA4M1", "cortex-m4", 48 * MHZ, 262_144, 32_768,
           _RENESAS, "arduino", "arduino-cli", "arduino:renesas_uno:unor4wifi", "uno_r4_wifi"),
     Board("portenta_c33", "Arduino Portenta C33", "RA6M5", "cortex-m33", 200 * MHZ, 2 * MIB,

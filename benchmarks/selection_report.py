@@ -1,0 +1,117 @@
+"""What `benchmarks.selection` has found: a table, a plot, and the figures behind both."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+RESULTS = Path("benchmarks/results/selection.json")
+PLOT = Path("docs/selection.png")
+
+TITLES = {
+    "keywords": "keywords, DS-CNN",
+    "fashion": "Fashion-MNIST, small VGG",
+    "cifar": "CIFAR-10 (JPEG), ResNet-8",
+}
+METHODS = {
+    "dense": "dense",
+    "taylor": "kprune, taylor",
+    "learned": "kprune, learned",
+    "magnitude": "kprune, magnitude",
+    "uniform": "uniform width",
+    "torch-pruning magnitude": "Torch-Pruning, magnitude",
+    "torch-pruning taylor": "Torch-Pruning, taylor",
+    "tfmot": "tfmot, single weights",
+    "taylor, distilled": "kprune, taylor, distilled",
+}
+
+
+def report(rows: list[dict]) -> None:
+    """Write figures and plot, and print the tables."""
+    cells = [
+        summarize(task, method, kept, found)
+        for task in TITLES
+        for method in METHODS
+        for kept in sorted({row["kept"] for row in rows}, reverse=True)
+        if (found := [row for row in rows if cell_of(row) == (task, method, kept)])
+    ]
+    RESULTS.write_text(json.dumps(cells, indent=1) + "\n")
+    for task in TITLES:
+        print(table(task, cells))
+    plot(cells)
+
+
+def cell_of(row: dict) -> tuple[str, str, float]:
+    return row["task"], row["method"], row["kept"]
+
+
+def summarize(task: str, method: str, kept: float, rows: list[dict]) -> dict:
+    accuracy = [row["accuracy"] for row in sorted(rows, key=lambda row: row["seed"])]
+    return {
+        "task": task,
+        "method": method,
+        "kept": kept,
+        "accuracy": accuracy,
+        "mean": round(float(np.mean(accuracy)), 4),
+        "deviation": round(float(np.std(accuracy, ddof=1)), 4) if len(accuracy) > 1 else None,
+        "macs_kept": [min(r["macs_kept"] for r in rows), max(r["macs_kept"] for r in rows)],
+        "params": round(float(np.mean([row["params"] for row in rows]))),
+    }
+
+
+def table(task: str, cells: list[dict]) -> str:
+    """Markdown: a line per method, a column per budget; mean ± deviation (seeds), in percent."""
+    mine = [cell for cell in cells if cell["task"] == task]
+    budgets = sorted({cell["kept"] for cell in mine if cell["kept"] < 1}, reverse=True)
+    whole = next((show(cell) for cell in mine if cell["method"] == "dense"), "")
+    lines = [
+        f"| {TITLES[task]}: dense {whole} | " + " | ".join(f"{b:.0%}" for b in budgets) + " |",
+        "| --- |" + " ---: |" * len(budgets),
+    ]
+    for method, name in METHODS.items():
+        found = {cell["kept"]: show(cell) for cell in mine if cell["method"] == method}
+        if found and method != "dense":
+            lines.append(f"| {name} | " + " | ".join(found.get(b, "") for b in budgets) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def show(cell: dict) -> str:
+    spread = "" if cell["deviation"] is None else f" ± {100 * cell['deviation']:.1f}"
+    return f"{100 * cell['mean']:.1f}{spread} ({len(cell['accuracy'])})"
+
+
+def plot(cells: list[dict]) -> None:
+    """Accuracy over the share of the multiply-accumulates that is kept, one panel per task."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, len(TITLES), figsize=(13, 4), layout="constrained")
+    for (task, title), panel in zip(TITLES.items(), panels, strict=True):
+        for number, (method, name) in enumerate(METHODS.items()):
+            mine = [c for c in cells if (c["task"], c["method"]) == (task, method)]
+            if not mine:
+                continue
+            mean = [100 * c["mean"] for c in mine]
+            if method == "dense":
+                panel.axhline(mean[0], color="black", linestyle=":", label=name)
+                continue
+            spread = [100 * (c["deviation"] or 0) for c in mine]
+            panel.errorbar(
+                [c["kept"] for c in mine],
+                mean,
+                spread,
+                color=f"C{number}",
+                marker="o",
+                markersize=3,
+                capsize=2,
+                label=name,
+            )
+        panel.set(title=title, xscale="log", xlabel="multiply-accumulates kept")
+        panel.set_xticks([0.05, 0.1, 0.25, 0.5], ["5 %", "10 %", "25 %", "50 %"])
+        panel.minorticks_off()
+    panels[0].set_ylabel("test accuracy, %")
+    lines = {line.get_label(): line for p in panels for line in p.get_legend_handles_labels()[0]}
+    panels[-1].legend(lines.values(), lines.keys(), fontsize="small")
+    figure.savefig(PLOT, dpi=110)
