@@ -96,6 +96,7 @@ VARIANTS = {
     "ramp to 0.15, freeze at 0.2": Variant({"end": 0.15, "freeze": 0.2}),
     "ramp to 0.7, freeze at 0.85": Variant({"end": 0.7, "freeze": 0.85}),
     "start at 0.2": Variant({"start": 0.2}),
+    "start at 0.4, ramp to 0.6": Variant({"start": 0.4, "end": 0.6}),
     "exponent 0": Variant(replaced={"kprune.projection.EXPONENT": 0.0}),
     "exponent 1": Variant(replaced={"kprune.projection.EXPONENT": 1.0}),
     "scores over the mean of their group": Variant(
@@ -132,9 +133,19 @@ def main() -> None:
     for seed, kept, name in itertools.product(args.seeds, args.kept, args.variants):
         key = {"task": args.task, "variant": name, "kept": kept, "seed": seed}
         if not is_done(key, ROWS):
-            found = train(recipe, VARIANTS[name], kept, seed)
+            found = train(recipe, variant(name), kept, seed)
             add_row({**key, **found, "epochs": recipe.task.epochs}, ROWS)
             keras.backend.clear_session()
+
+
+def variant(name: str) -> Variant:
+    """One setting, or several joined by plus signs."""
+    parts = [VARIANTS[part] for part in name.split(" + ")]
+    return Variant(
+        schedule={k: v for part in parts for k, v in part.schedule.items()},
+        replaced={k: v for part in parts for k, v in part.replaced.items()},
+        from_scratch=any(part.from_scratch for part in parts),
+    )
 
 
 def train(recipe: object, variant: Variant, kept: float, seed: int) -> dict:
