@@ -19,7 +19,7 @@ demo: $(VENV)/demo.installed
 	$(VENV)/bin/kprune demo -o kprune-demo
 
 test: lint
-	tools/debian-packages $(HOST) $(CROSS) clang cmake
+	tools/debian-packages $(HOST) $(CROSS) clang cmake openocd
 	$(VENV)/bin/python -m pytest
 
 lint: $(VENV)/dev.installed

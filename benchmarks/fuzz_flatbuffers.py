@@ -1,44 +1,70 @@
-"""Damaged flatbuffers into everything that reads one: an error message, never a crash or a hang.
+"""Damaged flatbuffers into every command that reads one: an error message, no crash and no hang.
 
     python benchmarks/fuzz_flatbuffers.py [--inputs 100000] [--seed 0] [--json FILE] [FOLDER]
 
 Small networks, and the `.tflite` files of FOLDER if given, are cut short, have bits flipped, bytes
 and words replaced, parts moved about and copied over others; some inputs are random from the start.
-Each goes through read, repack, to_c_array, to_c and inspect. Allowed are a result and the errors
-that a command answers with exit code 2; anything else is counted and shown, as is whatever takes
-longer than ten seconds or more than 2 GiB. What was repacked must be readable.
+Each goes into `inspect`, `repack`, `to-c-array` and `to-c`: through `main`, in this process. One in
+2000 goes into those that start others (a compiler, an interpreter, Keras), in a process of its own.
+
+Allowed are exit code 0 with nothing on stderr, and exit code 2 with one message that begins with
+"kprune: ". Anything else is counted and shown, as is whatever takes longer than ten seconds or more
+than 2 GiB (a process of its own: a minute, no limit). What was repacked must be readable.
 """
 
 import argparse
+import contextlib
+import io
 import json
+import os
 import random
 import resource
 import signal
+import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import flatbuffer_zoo
 
-import kprune
 from kprune import flatbuffer
-from kprune.errors import FlatbufferError, UnsupportedOpError
+from kprune.cli import main as kprune_main
 
-SECONDS = 10
+SECONDS, SECONDS_APART = 10, 60
 MEMORY_BYTES = 2 * 2**30
+EVERY = 2000
 WORDS = [0, 1, 4, 2**15, 2**16, 2**31 - 1, 2**31, 2**32 - 4, 2**32 - 1]
-TARGETS: dict[str, Callable[[bytes], object]] = {
-    "read": flatbuffer.read,
-    "repack": lambda content: flatbuffer.read(kprune.repack(content)),
-    "to_c_array": lambda content: kprune.to_c_array(content, "net"),
-    "to_c": lambda content: kprune.to_c(content, "net"),
-    "inspect": lambda content: (str(kprune.inspect(content)), kprune.inspect(content).to_dict()),
+
+# They run in a folder with the damaged file, net.tflite.
+COMMANDS = {
+    "inspect": "inspect net.tflite",
+    "repack": "repack net.tflite -o repacked.tflite",
+    "to-c-array": "to-c-array net.tflite -o array",
+    "to-c": "to-c net.tflite -o code",
 }
+COMMANDS_APART = {
+    "inspect --plot": "inspect net.tflite --plot arena.svg",
+    "to-c-array --measure-arena": "to-c-array net.tflite --measure-arena -o array",
+    "to-c-array --with-test-data": "to-c-array net.tflite --with-test-data 2 -o array",
+    "firmware": "firmware net.tflite --board nucleo_f446re -o project",
+    "validate": "validate model.keras net.tflite --data x.npy",
+}
+
+# What `validate` compares a file with; its flatbuffer is among those that are damaged.
+PAIR = """
+import keras, kprune, numpy as np
+x = np.random.default_rng(0).normal(size=(16, 6, 6, 2)).astype("float32")
+layers = [keras.layers.Conv2D(3, 3), keras.layers.Flatten(), keras.layers.Dense(4)]
+model = keras.Sequential([keras.Input((6, 6, 2)), *layers])
+model.save("model.keras")
+np.save("x.npy", x)
+open("pair.tflite", "wb").write(kprune.to_tflite(model, x))
+"""
 
 
 def main() -> None:
@@ -48,51 +74,94 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the counts there, too")
     args = parser.parse_args()
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     files = [build() for build in flatbuffer_zoo.NETWORKS.values()]
     files += [flatbuffer_zoo.random_network(seed) for seed in range(5)]
     if args.folder:
         files += [path.read_bytes() for path in sorted(args.folder.glob("*.tflite"))]
-    counts, slowest, faults = run(files, args.inputs, random.Random(args.seed))
+    with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
+        subprocess.run([sys.executable, "-c", PAIR], check=True, capture_output=True)
+        files.append(Path("pair.tflite").read_bytes())
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, -1))
+        counts, slowest = run(files, args.inputs, random.Random(args.seed))
     report = {
         "inputs": args.inputs,
         "outcomes": {" ".join(key): counts[key] for key in sorted(counts)},
         "slowest_s": round(slowest, 3),
-        "faults": faults,
+        "faults": sum(n for (_, outcome), n in counts.items() if outcome.startswith("FAULT")),
     }
     for outcome, count in report["outcomes"].items():
-        print(f"{outcome:36} {count:8}")
-    print(f"{args.inputs} inputs, slowest {slowest:.2f} s, {faults} faults")
+        print(f"{outcome:46} {count:8}")
+    print(f"{args.inputs} inputs, slowest {slowest:.2f} s, {report['faults']} faults")
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n")
-    sys.exit(bool(faults))
+    sys.exit(bool(report["faults"]))
 
 
-def run(files: list[bytes], count: int, rng: random.Random) -> tuple[Counter, float, int]:
+def run(files: list[bytes], count: int, rng: random.Random) -> tuple[Counter, float]:
+    """Damage files and try the commands on them, in the current folder.
+
+    Returns:
+        How often each command came to each outcome, and the seconds of the slowest in this process.
+    """
     signal.signal(signal.SIGALRM, _too_long)
     counts: Counter = Counter()
-    slowest, faults = 0.0, 0
+    slowest = 0.0
     for i in range(count):
-        content = damage(rng, rng.choice(files))
-        for name, target in TARGETS.items():
-            start = time.perf_counter()
-            signal.alarm(SECONDS)
-            try:
-                target(content)
-                outcome = "result"
-            except (FlatbufferError, UnsupportedOpError) as error:
-                outcome = type(error).__name__
-            except BaseException as error:
-                if isinstance(error, KeyboardInterrupt):
-                    raise
-                outcome, faults = f"FAULT {type(error).__name__}", faults + 1
-                print(f"input {i}, {name}:", file=sys.stderr)
-                traceback.print_exc(limit=-4)
-            finally:
-                signal.alarm(0)
-            counts[name, outcome] += 1
-            slowest = max(slowest, time.perf_counter() - start)
-    return counts, slowest, faults
+        Path("net.tflite").write_bytes(damage(rng, rng.choice(files)))
+        tried = [(name, try_here(line)) for name, line in COMMANDS.items()]
+        slowest = max(slowest, *(seconds for _, (_, seconds) in tried))
+        if i % EVERY == 0:
+            tried += [(name, try_apart(line)) for name, line in COMMANDS_APART.items()]
+        for name, (outcome, _) in tried:
+            counts[name, outcome.splitlines()[0]] += 1
+            if outcome.startswith("FAULT"):
+                print(f"input {i}, {name}: {outcome}", file=sys.stderr)
+    return counts, slowest
+
+
+def try_here(line: str) -> tuple[str, float]:
+    """What a command comes to in this process, and the seconds it takes."""
+    said = io.StringIO()
+    start = time.perf_counter()
+    signal.alarm(SECONDS)
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            code = kprune_main(line.split())
+            if line.startswith("repack") and code == 0:
+                flatbuffer.read(Path("repacked.tflite").read_bytes())
+        outcome = _outcome(code, said.getvalue())
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        outcome = f"FAULT {type(error).__name__}\n{traceback.format_exc(limit=-4)}"
+    finally:
+        signal.alarm(0)
+    return outcome, time.perf_counter() - start
+
+
+def try_apart(line: str) -> tuple[str, float]:
+    """The same in a process of its own."""
+    start = time.perf_counter()
+    try:
+        result = subprocess.run(
+            [sys.executable, "-m", "kprune", *line.split()],
+            capture_output=True,
+            text=True,
+            timeout=SECONDS_APART,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (-1, -1)),
+        )
+    except subprocess.TimeoutExpired as error:
+        return f"FAULT {type(error).__name__}", SECONDS_APART
+    return _outcome(result.returncode, result.stderr), time.perf_counter() - start
+
+
+def _outcome(code: int, said: str) -> str:
+    if code == 0 and not said:
+        return "result"
+    if code == 2 and said.startswith("kprune: ") and "Traceback" not in said:
+        return "message"
+    return f"FAULT exit code {code}\n{said}"
 
 
 def damage(rng: random.Random, content: bytes) -> bytes:
@@ -152,8 +221,12 @@ DAMAGES = [
 ]
 
 
+class TooLong(BaseException):
+    """Not an error that a command might answer."""
+
+
 def _too_long(*_: object) -> None:
-    raise TimeoutError(f"no answer within {SECONDS} seconds")
+    raise TooLong(f"no answer within {SECONDS} seconds")
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ FOLDER holds int8 `.tflite` files, such as the networks of MLPerf Tiny. Each is 
 `to_c`, built for the board, run in QEMU on one fixed pseudo-random input, softmax included, and
 compared with TensorFlow Lite Micro: a byte that differs stops the benchmark.
 
-Columns: MACs of convolutions and dense layers; instructions of one inference, all and per MAC;
-flash of weights and parameters, of the calls, of the kernels; what the flash is above the
-constants of the flatbuffer (weights and biases), and above those and the scales; RAM of the arena
-(activations, input, output and scratch memory), what it is above the busiest step of the
-activations, and the deepest stack. Instructions are not cycles: QEMU has no timing model.
+Columns: MACs of convolutions and dense layers; instructions of one inference, all and per MAC.
+Flash by part: weights, biases, the per-channel multipliers of the quantisation; other constants
+(shapes, zero points, tables), the calls of one layer after the other, the kernels; what these
+three take above the network's constants, which are the first three; the program around it.
+RAM: the arena (activations, input, output and scratch memory), what it is above the busiest step
+of the activations, and the deepest stack. Instructions are not cycles: QEMU has no timing model.
 """
 
 import argparse
@@ -27,7 +28,8 @@ from tflite_micro import runtime as tflm
 import kprune
 from kprune import flatbuffer as flatbuffers
 from kprune.c.arena import plan
-from kprune.c.program import lower
+from kprune.c.program import Program, lower
+from kprune.c.step import Array, Record
 
 COLUMNS = {
     "network": "network",
@@ -36,10 +38,13 @@ COLUMNS = {
     "instructions": "instructions",
     "per_mac": "per MAC",
     "weights": "weights",
+    "biases": "biases",
+    "multipliers": "multipliers",
+    "other": "other",
     "calls": "calls",
     "kernels": "kernels",
     "above_constants": "+constants",
-    "above_scales": "+scales",
+    "program": "program",
     "arena": "arena",
     "above_peak": "+peak",
     "stack": "stack",
@@ -76,9 +81,14 @@ def measure(path: Path, board: str) -> dict:
     expected = tflite_micro(content, x)
     if not np.array_equal(result.outputs.ravel(), expected.ravel()):
         raise SystemExit(f"{path.name} on {board}: {result.outputs} is not {expected}")
-    memory = plan(lower(network))
-    engine = sum(result.flash[part] for part in ("weights", "network", "kernels"))
-    constants, scales = constant_bytes(network)
+    program = lower(network)
+    memory = plan(program)
+    constants = constant_bytes(network, program)
+    rest = {
+        "other": result.flash["weights"] - sum(constants.values()),
+        "calls": result.flash["network"],
+        "kernels": result.flash["kernels"],
+    }
     macs = num_macs(network)
     assert result.instructions is not None
     return {
@@ -87,11 +97,10 @@ def measure(path: Path, board: str) -> dict:
         "macs": macs,
         "instructions": result.instructions,
         "per_mac": round(result.instructions / macs, 2) if macs else None,
-        "weights": result.flash["weights"],
-        "calls": result.flash["network"],
-        "kernels": result.flash["kernels"],
-        "above_constants": engine - constants,
-        "above_scales": engine - constants - scales,
+        **constants,
+        **rest,
+        "above_constants": sum(rest.values()),
+        "program": result.flash["program"],
         "arena": memory.size,
         "above_peak": memory.size - memory.peak,
         "stack": result.stack_bytes,
@@ -115,11 +124,17 @@ def tflite_micro(content: bytes, x: np.ndarray) -> np.ndarray:
     return interpreter.get_output(0)
 
 
-def constant_bytes(network: flatbuffers.Network) -> tuple[int, int]:
-    """Bytes of weights and biases, and of the scales of weights with one per channel."""
-    constants = [tensor for tensor in network.tensors if tensor.data is not None]
-    scales = [tensor.scale.nbytes for tensor in constants if tensor.dtype == np.int8]
-    return sum(tensor.num_bytes for tensor in constants), sum(scales)
+def constant_bytes(network: flatbuffers.Network, program: Program) -> dict[str, int]:
+    """What any engine has to keep that computes what the file says, 4 bytes a bias or scale."""
+    constants = [c for layer in program.layers for c in layer.step.constants]
+    weights = [c for c in constants if isinstance(c, Array) and c.suffix == "weights"]
+    biases = [c for c in constants if isinstance(c, Record) and c.type == "kp_channel"]
+    scales = [t.scale.size for t in network.tensors if t.data is not None and t.dtype == np.int8]
+    return {
+        "weights": sum(array.num_bytes for array in weights),
+        "biases": 4 * sum(len(record.lines) for record in biases),
+        "multipliers": 4 * sum(scales),
+    }
 
 
 def num_macs(network: flatbuffers.Network) -> int:

@@ -13,7 +13,7 @@ from .rules import Weight as Weight
 from .layer_rules import rule as rule  # there, so that it replaces the rules of Keras
 from .masking import add_masks as add_masks
 from .masking import close_channels as close_channels
-from .cost import Budget as Budget
+from .budget import Budget as Budget
 from .losses import CompressionLoss as CompressionLoss
 from .callbacks import PruneCallback as PruneCallback
 from .callbacks import Schedule as Schedule

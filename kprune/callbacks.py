@@ -5,12 +5,15 @@ from dataclasses import dataclass
 
 import keras
 import numpy as np
+from rich.console import Console
 
+from kprune.budget import Budget
 from kprune.channels import trace
-from kprune.cost import KINDS, Budget, Cost
+from kprune.cost import MEMORY, Cost
+from kprune.feasibility import assess, assess_memory
 from kprune.losses import CompressionLoss
 from kprune.masking import find_masked, read_gates, read_scores, write_gates
-from kprune.projection import cheapest, project
+from kprune.projection import project
 
 # The ramp needs some projections to be a ramp, and some steps must follow the freeze.
 MIN_STEPS = 20
@@ -57,7 +60,7 @@ class PruneCallback(keras.callbacks.Callback):
     are opened as far as the limit of the moment allows; the limit falls from the full cost to the
     budget. Scores are learned for closed channels too, so these can come back until the freeze.
 
-    The figures go into `logs` (`macs_rate`, `params_rate`: cost over original cost), where the
+    The figures go into `logs` (`macs_rate`, `params_rate`, …: cost over original cost), where the
     progress bar, `History`, `CSVLogger` and `TensorBoard` find them: list those after this
     callback. `EarlyStopping` and `ModelCheckpoint` compare epochs, and the early ones have more
     channels: let `EarlyStopping(start_from_epoch=...)` wait for the freeze, and list it before
@@ -66,7 +69,11 @@ class PruneCallback(keras.callbacks.Callback):
     Args:
         budget: What may be kept.
         schedule: When channels are closed, and when no more.
-        verbose: 1 prints what is asked and what can be reached before the first step; 0 is silent.
+        round_to: Layers keep multiples of it, or all channels that they have: 4 or 8 suits
+            processors that compute so many at once.
+        verbose: 1 prints a table before the first step: what the network costs, what is asked, the
+            least that can be reached, what stays whole and why, and, for a budget of flash and
+            RAM, which boards that opens. 0 is silent.
 
     Raises:
         ValueError: When `fit` starts: the model has no masks, or several models inside of it have,
@@ -92,20 +99,28 @@ class PruneCallback(keras.callbacks.Callback):
         not by a penalty: ARCHITECTURE.md, "The constraint".
     """
 
-    def __init__(self, budget: Budget, schedule: Schedule | None = None, verbose: int = 1) -> None:
+    def __init__(
+        self,
+        budget: Budget,
+        schedule: Schedule | None = None,
+        round_to: int = 1,
+        verbose: int = 1,
+    ) -> None:
         super().__init__()
         if not isinstance(budget, Budget):
             raise TypeError(f"Expected a kprune.Budget, got {budget!r}: Budget(macs=0.25).")
         self.budget = budget
+        if round_to < 1:
+            raise ValueError(f"round_to must be at least 1, got {round_to}.")
         self.schedule = schedule or Schedule()
+        self.round_to = round_to
         self.verbose = verbose
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         self._trace = trace(find_masked(self.model))
-        self._cost = Cost(self._trace)
-        self.original = self._cost.total(np.ones(self._trace.num_channels, bool))
-        self.limits = self.budget.limits(self.original)
-        least = self._cost.total(cheapest(self._trace, self._cost, self.limits))
+        self._cost = Cost(self._trace, self.budget.kinds)
+        feasible = assess(self._trace, self._cost, self.budget, self.round_to)
+        self.original, self.limits = feasible.full, feasible.limits
         self._steps = self.params["steps"]
         self._check_length()
         self._step: int | None = None
@@ -114,7 +129,10 @@ class PruneCallback(keras.callbacks.Callback):
         self._watch_loss()
         self._keep_scores_out_of_averages()
         if self.verbose:
-            self._tell(least)
+            known = set(MEMORY) <= set(feasible.full)
+            Console().print(
+                feasible if known else assess_memory(self._trace, self.budget, self.round_to)
+            )
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         self._epoch = epoch
@@ -142,11 +160,10 @@ class PruneCallback(keras.callbacks.Callback):
             self._step = epoch * self._steps
         total = self._cost.total(read_gates(self._trace))
         if logs is not None:
-            logs.update({f"{kind}_rate": total[kind] / self.original[kind] for kind in KINDS})
+            logs.update({f"{kind}_rate": total[kind] / self.original[kind] for kind in total})
 
     def on_train_end(self, logs: dict | None = None) -> None:
-        total = self._cost.total(read_gates(self._trace))
-        if any(total[kind] > limit for kind, limit in self.limits.items()):
+        if not self._cost.fits(read_gates(self._trace), self.limits):
             self._project(excess=0.0)
             warnings.warn(
                 "Training ended with open gates beyond the budget (it was stopped before the "
@@ -217,7 +234,7 @@ class PruneCallback(keras.callbacks.Callback):
             )
             for kind, limit in self.limits.items()
         }
-        write_gates(self._trace, project(self._trace, self._cost, limits, scores))
+        write_gates(self._trace, project(self._trace, self._cost, limits, scores, self.round_to))
 
     def _check_length(self) -> None:
         epochs, steps = self.params["epochs"], self._steps
@@ -229,14 +246,6 @@ class PruneCallback(keras.callbacks.Callback):
                 f"This fit has {length}, too short to close channels gradually and to train what "
                 f"remains: at least {MIN_STEPS} steps are needed. Raise epochs (or set "
                 "steps_per_epoch, lower batch_size)."
-            )
-
-    def _tell(self, least: dict[str, int]) -> None:
-        for kind, limit in self.limits.items():
-            full = self.original[kind]
-            print(
-                f"kprune: {KINDS[kind]} {full:,}, budget {limit:,} ({limit / full:.1%}), "
-                f"least possible {least[kind]:,} ({least[kind] / full:.1%})"
             )
 
 

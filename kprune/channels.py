@@ -6,7 +6,7 @@ numbers; the live part of any tensor, weight or layer argument is then one NumPy
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import keras
@@ -189,6 +189,30 @@ def live_shape(channels: np.ndarray, live: np.ndarray) -> tuple[int, ...]:
     for axis in varying(channels):
         shape[axis] = int(live[along_axis(channels, axis)].sum())
     return tuple(shape)
+
+
+class LiveCounts:
+    """How many live channels vectors of channels have, all at once.
+
+    Args:
+        vectors: Channel numbers, shape `(n,)` each.
+    """
+
+    def __init__(self, vectors: Sequence[np.ndarray]) -> None:
+        self.vectors = list(vectors)
+        self._start = np.cumsum([0, *map(len, self.vectors)])[:-1]
+        self._channels = np.concatenate([*self.vectors, np.empty(0, int)])
+
+    def __call__(self, gates: np.ndarray) -> np.ndarray:
+        """The counts under a gate vector, shape `(vectors,)`."""
+        if not self.vectors:
+            return np.empty(0, int)
+        return np.add.reduceat(gates[self._channels].astype(np.int64), self._start)
+
+    def spread(self, values: np.ndarray, num_channels: int) -> np.ndarray:
+        """For each channel, the sum of the values of the vectors that it is in."""
+        per_entry = np.repeat(values, [len(vector) for vector in self.vectors])
+        return np.bincount(self._channels, per_entry, num_channels)
 
 
 def _input(ids: ChannelIds, tensor: keras.KerasTensor) -> np.ndarray:

@@ -1,89 +1,54 @@
-"""What a network costs, as a function of its live channels; and how little it may cost.
+"""What a network costs, as a function of its live channels.
 
-One implementation serves the projection, the report and the tests. Every cost here is a sum of
+One implementation serves the projection, the report and the tests. MACs and parameters are sums of
 terms `factor * live channels on one side * live channels on the other`: a weight that is indexed by
-two sets of channels has that many elements, and each element is used a fixed number of times.
+two sets of channels has that many elements, and each element is used a fixed number of times. Flash
+and RAM are those of the int8 file.
 """
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import keras
 import numpy as np
 
-from kprune.channels import Trace
+from kprune.channels import LiveCounts, Trace
+from kprune.footprint import Footprint
 from kprune.layers import ChannelMask
 from kprune.rules import Weight
 
 # The kinds of cost, with the words for a table.
-KINDS = {"macs": "MACs", "params": "parameters"}
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much of a network may be kept. Every cost that is given must hold.
-
-    Args:
-        macs: Multiply-accumulates of one inference (FLOPs are twice that).
-        params: Parameters: all weights but running statistics, Keras's "Trainable params".
-
-    A float in (0, 1] is the share of the original to keep, an int an absolute number.
-
-    Raises:
-        ValueError: No cost given, a share outside (0, 1], or a number below 1.
-        TypeError: Neither float nor int.
-
-    Example:
-        >>> Budget(macs=0.25, params=50_000)
-        Budget(macs=0.25, params=50000)
-    """
-
-    macs: float | int | None = None
-    params: float | int | None = None
-
-    def __post_init__(self) -> None:
-        if not self.asked:
-            raise ValueError(
-                f"A budget needs at least one of {', '.join(KINDS)}: Budget(macs=0.25)."
-            )
-        for kind, value in self.asked.items():
-            _check_amount(kind, value)
-
-    @property
-    def asked(self) -> dict[str, float | int]:
-        """The costs that are limited, as given."""
-        given = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {kind: value for kind, value in given.items() if value is not None}
-
-    def limits(self, original: Mapping[str, int]) -> dict[str, int]:
-        """The greatest cost allowed of each kind, given what the original network costs."""
-        return {
-            kind: int(value * original[kind]) if isinstance(value, float) else int(value)
-            for kind, value in self.asked.items()
-        }
-
-
-def _check_amount(kind: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"{kind} must be a float (share to keep) or an int, got {value!r}.")
-    if isinstance(value, float) and not 0 < value <= 1:
-        raise ValueError(
-            f"{kind} as a float must be in (0, 1], got {value}. It is the share to keep: for a "
-            "network 4 times cheaper, pass 0.25. For an absolute number, pass an int."
-        )
-    if not isinstance(value, float) and value < 1:
-        raise ValueError(f"{kind} must be at least 1, got {value}.")
+KINDS = {
+    "macs": "MACs",
+    "params": "parameters",
+    "flash_bytes": "flash bytes",
+    "ram_bytes": "RAM bytes",
+}
+# Those that follow from the Keras model alone; the others need a conversion to int8.
+COUNTED = ("macs", "params")
+MEMORY = ("flash_bytes", "ram_bytes")
 
 
 class Cost:
     """The cost of a traced network under any gate vector.
 
+    MACs and parameters are exact. Flash is the size of the file that `to_tflite` makes, RAM the
+    arena that `to_c_array` states; both are never below the truth, and by a few percent above it.
+
     Args:
         trace: The network.
+        kinds: Which costs are asked for besides MACs and parameters. Flash and RAM come together:
+            they take a conversion, a few seconds.
+
+    Attributes:
+        classes: For each channel the number of its class, shape `(num_channels,)`. Channels of one
+            class cost the same, whichever others are open.
 
     Raises:
-        ValueError: The input shape is not fixed, so that MACs are unknown.
+        ValueError: The input shape is not fixed, so that MACs are unknown; or, for flash and RAM,
+            the network cannot run in int8.
+        UnsupportedOpError: As `to_tflite`, for flash and RAM.
 
     Example:
         >>> from kprune.channels import trace
@@ -95,8 +60,9 @@ class Cost:
         {'macs': 18, 'params': 23}
     """
 
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, kinds: Iterable[str] = COUNTED) -> None:
         _check_fixed_shape(trace)
+        self.kinds = tuple(KINDS) if set(kinds) & set(MEMORY) else COUNTED
         self._num_channels = trace.num_channels
         sides: dict[bytes, int] = {}
         vectors: list[np.ndarray] = []
@@ -110,37 +76,57 @@ class Cost:
 
         # The vector of no channel: its count is fixed at 1, for terms with fewer than two sides.
         one = -1
-        terms = {kind: Counter[tuple[int, int]]() for kind in KINDS}
+        terms = {kind: Counter[tuple[int, int]]() for kind in COUNTED}
         for element in elements(trace):
             i, j = ([side(np.ascontiguousarray(c)) for c in element.sides] + [one, one])[:2]
             terms["params"][i, j] += element.params
             terms["macs"][i, j] += element.macs
-        self._start = np.cumsum([0, *map(len, vectors)])
-        self._channels = np.concatenate(vectors)
+        self._live = LiveCounts(vectors)
         self._sides = {k: np.array(list(t), int).reshape(-1, 2) for k, t in terms.items()}
         self._factors = {k: np.array(list(t.values()), float) for k, t in terms.items()}
-        self._squares = {k: self._square(k) for k in KINDS}
+        self._squares = {k: self._square(k) for k in COUNTED}
+        self._footprint = Footprint(trace) if self.kinds != COUNTED else None
+        live = [self._live, *([self._footprint.live] if self._footprint else [])]
+        self.classes = _classes(live, trace.num_channels)
 
     def total(self, gates: np.ndarray) -> dict[str, int]:
         """Every kind of cost under a gate vector."""
-        counts = self._counts(gates)
-        return {
-            kind: round(float(self._factors[kind] @ counts[sides].prod(axis=1)))
-            for kind, sides in self._sides.items()
-        }
+        return {kind: self._measure(kind, gates) for kind in self.kinds}
+
+    def fits(self, gates: np.ndarray, limits: Mapping[str, float]) -> bool:
+        """Whether a gate vector keeps within all limits."""
+        # In the order of KINDS: what is quick to tell first.
+        return all(
+            self._measure(kind, gates) <= limits[kind] for kind in self.kinds if kind in limits
+        )
+
+    def _measure(self, kind: str, gates: np.ndarray) -> int:
+        if kind in COUNTED:
+            counts = self._counts(gates)[self._sides[kind]]
+            return round(float(self._factors[kind] @ counts.prod(axis=1)))
+        return getattr(self._footprint, kind)(gates)
 
     def increase(self, gates: np.ndarray) -> dict[str, np.ndarray]:
-        """For each channel, what opening it (alone) adds to each kind of cost.
+        """For each channel, what opening it (alone) adds to its MACs and parameters.
 
         For a channel that is open already, what a second one like it would add.
         """
         counts = self._counts(gates)
-        return {kind: self._increase(kind, counts) for kind in KINDS}
+        return {kind: self._increase(kind, counts) for kind in COUNTED}
+
+    def expense(self, limits: Mapping[str, float]) -> np.ndarray:
+        """What each channel takes of the limits in the whole network, in shares; never zero."""
+        added: dict[str, np.ndarray] = self.increase(np.ones(self._num_channels, bool))
+        if self._footprint:
+            added["flash_bytes"] = self._footprint.flash_shares()
+            if "ram_bytes" in limits:
+                added["ram_bytes"] = self._footprint.ram_shares(limits["ram_bytes"])
+        share = sum(added[kind] / limit for kind, limit in limits.items())
+        return np.maximum(share, np.finfo(float).tiny)
 
     def _counts(self, gates: np.ndarray) -> np.ndarray:
         """Live channels of each vector; the last entry, which `-1` finds, is the fixed 1."""
-        live = np.add.reduceat(gates[self._channels].astype(np.int64), self._start[:-1])
-        return np.append(live, 1)
+        return np.append(self._live(gates), 1)
 
     def _increase(self, kind: str, counts: np.ndarray) -> np.ndarray:
         sides, factors = self._sides[kind], self._factors[kind]
@@ -149,19 +135,14 @@ class Cost:
         gain = np.zeros(len(counts))
         for this, other in ((0, 1), (1, 0)):
             np.add.at(gain, sides[:, this], factors * counts[sides[:, other]])
-        per_entry = np.repeat(gain[:-1], np.diff(self._start))
-        linear = np.bincount(self._channels, per_entry, self._num_channels)
-        return linear + self._squares[kind]
+        return self._live.spread(gain[:-1], self._num_channels) + self._squares[kind]
 
     def _square(self, kind: str) -> np.ndarray:
         """The part da db: for channels that a weight has on both sides (residual streams)."""
         square = np.zeros(self._num_channels)
         for (i, j), factor in zip(self._sides[kind], self._factors[kind], strict=True):
             if i >= 0 and j >= 0:
-                a, b = (
-                    np.bincount(self._channels[self._start[k] : self._start[k + 1]], minlength=1)
-                    for k in (i, j)
-                )
+                a, b = (np.bincount(self._live.vectors[k], minlength=1) for k in (i, j))
                 n = min(len(a), len(b))
                 square[:n] += factor * a[:n] * b[:n]
         return square
@@ -196,6 +177,14 @@ def elements(trace: Trace) -> list[Element]:
             found.append(Element(layer.name, sides, params, weight.uses * fixed))
         seen.add(id(layer))
     return found
+
+
+def _classes(lives: list[LiveCounts], num_channels: int) -> np.ndarray:
+    """Number the channels by the vectors that they are in, and how often."""
+    rng = np.random.default_rng(0)
+    # Random values make the sum a fingerprint of what was summed.
+    marks = sum(live.spread(rng.random(len(live.vectors)), num_channels) for live in lives)
+    return np.unique(marks, return_inverse=True)[1]
 
 
 def _fixed_size(shape: tuple[int, ...], weight: Weight) -> int:

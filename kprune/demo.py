@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from kprune.budget import Budget
 from kprune.c.array import to_c_array
 from kprune.c.files import write_files
 from kprune.c.network import to_c
 from kprune.callbacks import PruneCallback
-from kprune.cost import Budget
 from kprune.errors import ToolNotFoundError
 from kprune.flatbuffer import read
 from kprune.interpreters import quantize, run_tflite

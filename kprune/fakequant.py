@@ -14,6 +14,7 @@ MOMENTUM = 0.95
 
 _STEPS = 127  # int8 weights are symmetric: -127 to 127.
 _LEAST_RANGE = 1e-6
+_OFF_TIE = 1e-3  # In steps: more than the errors of float32, less than means lie apart.
 
 
 @keras.saving.register_keras_serializable("kprune")
@@ -67,13 +68,22 @@ class FakeQuant(keras.layers.Layer):
             autocast=False,
         )
 
-    def call(self, inputs: object, training: bool = False) -> object:
-        if training and self.limits is None:
+    def call(self, inputs: object, training: bool = False, is_average: bool = False) -> object:
+        """Round `inputs`; if they are averages of what was rounded here, without following them."""
+        if is_average:
+            inputs = self._off_ties(inputs)
+        elif training and self.limits is None:
             x = ops.cast(ops.stop_gradient(inputs), "float32")
             self._follow(self.low, ops.minimum(ops.min(x), 0.0))
             self._follow(self.high, ops.maximum(ops.max(x), _LEAST_RANGE))
         # On TensorFlow this is the operation in which the converter finds the range.
         return keras.quantizers.fake_quant_with_min_max_vars(inputs, self.low, self.high)
+
+    def _off_ties(self, x: object) -> object:
+        # Every fourth mean of four is a tie; the device rounds it away from the integer 0.
+        step = (self.high - self.low) / 255.0
+        middle = 128.0 * step - ops.round(-self.low / step) * step
+        return x + _OFF_TIE * step * ops.sign(ops.stop_gradient(x) - middle)
 
     def _follow(self, bound: keras.Variable, seen: object) -> None:
         bound.assign(MOMENTUM * bound + (1.0 - MOMENTUM) * seen)  # type: ignore[operator]

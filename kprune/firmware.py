@@ -93,7 +93,7 @@ def firmware(
     model = _model_files(network, name, runtime)
     if golden:
         code = model if runtime == "c" else _model_files(network, name, "c")
-        model["golden.c"] = golden_vectors(code, golden)
+        model["golden.c"] = golden_source(code, golden)
     make = _arduino_library if target.program == "arduino" else _stm32_project
     return make(model, target, name, runtime)
 
@@ -113,7 +113,7 @@ def _model_files(network: bytes | Mapping[str, str], name: str, runtime: str) ->
 # Golden vectors
 
 
-def golden_vectors(model: Mapping[str, str], count: int, seed: int = 2463534242) -> str:
+def golden_source(model: Mapping[str, str], count: int, seed: int = 2463534242) -> str:
     """Run `count` made-up inputs on this computer and write the outputs down as C.
 
     Args:
@@ -259,12 +259,12 @@ def _stm32_project(
 def _shared(board: Board) -> list[str]:
     """The files of `boards/common/` that a board is built from, headers included."""
     text = _source(f"boards/{board.name}", "board.mk")
-    sources = re.findall(r"\bcommon/(\w+\.c)\b", text)
-    texts = [_source("boards/common", source) for source in sources]
-    texts.append(_source(f"boards/{board.name}", "port.c"))
+    sources = re.findall(r"[\w-]+/\w+\.c\b", text)
+    texts = [_source("boards", source) for source in sources]
     headers = sorted(path.name for path in (microcontroller() / "boards/common").glob("*.h"))
     used = [header for header in headers if any(f'"{header}"' in text for text in texts)]
-    return [*sources, *used, "sections.ld"]
+    common = [s.removeprefix("common/") for s in sources if s.startswith("common/")]
+    return [*common, *used, "sections.ld"]
 
 
 def _for_board(text: str, default: str, board: Board) -> str:
@@ -333,7 +333,8 @@ def flash(folder: str | Path, port: str | None = None) -> str:
     Raises:
         ValueError: The folder is no project, or an Arduino board needs `port`.
         ToolNotFoundError: No tool that can flash the board is installed.
-        RuntimeError: The build, or the tool, failed; the message has its last words.
+        RuntimeError: No board is plugged in, or the build, or the tool, failed; the message has
+            its last words.
     """
     folder = Path(folder)
     sketches = sorted(folder.glob("examples/*/sketch.yaml"))
@@ -378,11 +379,21 @@ def _stm32_commands(folder: Path) -> list[list[str]]:
     return [["make", "-C", str(folder)], ["make", "-C", str(folder), "flash"]]
 
 
+# How st-flash, OpenOCD (ST-LINK, CMSIS-DAP) and arduino-cli (itself, bossac) say so.
+_NO_BOARD = re.compile(
+    r"find any ST-Link|Error: open failed|find a matching CMSIS-DAP|port not found|No device found"
+)
+
+
 def _run(command: list[str]) -> str:
     result = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     if result.returncode != 0:
         last = "\n".join(result.stdout.strip().splitlines()[-5:])
-        raise RuntimeError(f"`{' '.join(command)}` failed:\n{last}")
+        missing = _NO_BOARD.search(result.stdout)
+        hint = (
+            "no board answers: plug it in, with a USB cable that carries data. " if missing else ""
+        )
+        raise RuntimeError(f"{hint}`{' '.join(command)}` failed:\n{last}")
     return result.stdout

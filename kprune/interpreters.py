@@ -10,6 +10,7 @@ import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,26 +18,27 @@ from kprune.arena import room_bytes
 from kprune.child import run_in_child
 from kprune.errors import ToolNotFoundError
 from kprune.flatbuffer import Network, Tensor, read
+from kprune.network import to_real, to_steps
 
 
-def run_tflite(flatbuffer: bytes, x: np.ndarray, interpreter: str = "litert") -> np.ndarray:
-    """Run a network of one input and one output, sample by sample.
+def run_tflite(flatbuffer: bytes, x: Any, interpreter: str = "litert") -> Any:
+    """Run a network sample by sample.
 
     Args:
         flatbuffer: The content of a `.tflite` file with batch size 1.
-        x: Samples, shape `(samples, ...)`, the rest being the shape of the network's input. Float
-            values are quantised with the scale of the input; values of the input's own type (int8)
-            are taken as they are.
+        x: Samples, shape `(samples, ...)`, the rest being the shape of the network's input; for
+            several inputs a list of such arrays, in the order of the file. Float values are
+            quantised with the scale of the input; values of the input's own type (int8) are taken
+            as they are.
         interpreter: `"litert"` or `"tflm"` (TensorFlow Lite Micro, extra `kprune[tflm]`).
 
     Returns:
-        Outputs, shape `(samples, ...)`: real values (float32) if `x` was float, otherwise the
-        bytes of the network.
+        Outputs, shape `(samples, ...)`: real values (float32) if all of `x` was float, otherwise
+        the bytes of the network. For several outputs a list, in the order of the file.
 
     Raises:
         FlatbufferError: `flatbuffer` is no sound TensorFlow Lite flatbuffer.
-        ValueError: The network has several inputs or outputs, `x` does not fit, or the
-            interpreter refuses the network.
+        ValueError: `x` does not fit, or the interpreter refuses the network.
         ToolNotFoundError: TensorFlow Lite Micro is not installed.
 
     Example:
@@ -50,22 +52,23 @@ def run_tflite(flatbuffer: bytes, x: np.ndarray, interpreter: str = "litert") ->
             f"interpreter must be one of {', '.join(_INTERPRETERS)}, got {interpreter!r}."
         )
     network = read(flatbuffer)
-    source, target = _ends(network)
-    x = np.asarray(x)
-    if x.ndim == 0 or x.shape[1:] != source.shape[1:]:
-        raise ValueError(
-            f"x must have the shape (samples, {', '.join(map(str, source.shape[1:]))}) of the "
-            f"network's input, got {x.shape}."
-        )
-    is_real = np.issubdtype(x.dtype, np.floating)
-    values = quantize(x, source) if is_real else _as_given(x, source)
-    outputs = np.empty((0, *target.shape[1:]), target.dtype)
-    if len(x):
+    sources = [_source(network.tensors[i]) for i in network.inputs]
+    targets = [network.tensors[i] for i in network.outputs]
+    given = [np.asarray(array) for array in (x if isinstance(x, list | tuple) else [x])]
+    _check_given(given, sources)
+    is_real = all(np.issubdtype(array.dtype, np.floating) for array in given)
+    values = [_in_type(array, source) for array, source in zip(given, sources, strict=True)]
+    outputs = [np.empty((0, *target.shape[1:]), target.dtype) for target in targets]
+    if len(values[0]):
         outputs = _run(flatbuffer, network, values, interpreter)
-    return dequantize(outputs, target) if is_real else outputs
+    if is_real:
+        outputs = [dequantize(q, target) for q, target in zip(outputs, targets, strict=True)]
+    return outputs if len(outputs) > 1 else outputs[0]
 
 
-def _run(flatbuffer: bytes, network: Network, x: np.ndarray, interpreter: str) -> np.ndarray:
+def _run(
+    flatbuffer: bytes, network: Network, values: list[np.ndarray], interpreter: str
+) -> list[np.ndarray]:
     """Run the interpreter in a process of its own.
 
     It trusts the file, and one that is damaged where only it looks may end the process.
@@ -77,53 +80,69 @@ def _run(flatbuffer: bytes, network: Network, x: np.ndarray, interpreter: str) -
         folder = Path(temporary)
         (folder / "network.tflite").write_bytes(flatbuffer)
         (folder / "arena.txt").write_text(str(room_bytes(network)))
-        np.save(folder / "x.npy", x)
+        (folder / "outputs.txt").write_text(str(len(network.outputs)))
+        np.savez(folder / "x.npz", *values)
         try:
             run_in_child("kprune.interpreters", f"_run_{interpreter}", folder)
         except (ValueError, RuntimeError) as error:
             raise ValueError(f"{name} refuses the network: {error}") from error
-        return np.load(folder / "y.npy")
+        return _load(folder / "y.npz")
 
 
 def quantize(x: np.ndarray, tensor: Tensor) -> np.ndarray:
-    """Real values → values of a tensor: `round(x / scale) + zero_point`, within its type."""
+    """Real values → values of a tensor; a tensor without a scale holds them as they are."""
     if not len(tensor.scale):
         return x.astype(tensor.dtype)
-    limits = np.iinfo(tensor.dtype)
-    q = np.round(x / tensor.scale[0]) + tensor.zero_point[0]
-    return np.clip(q, limits.min, limits.max).astype(tensor.dtype)
+    return to_steps(x, tensor.scale[0], tensor.zero_point[0], tensor.dtype)
 
 
 def dequantize(q: np.ndarray, tensor: Tensor) -> np.ndarray:
-    """Values of a tensor → real values: `scale * (q - zero_point)`."""
+    """Values of a tensor → real values."""
     if not len(tensor.scale):
         return q.astype(np.float32)
-    shifted = q.astype(np.int32) - tensor.zero_point[0]
-    return (tensor.scale[0] * shifted).astype(np.float32)
+    return to_real(q, tensor.scale[0], tensor.zero_point[0])
 
 
-def _ends(network: Network) -> tuple[Tensor, Tensor]:
-    if len(network.inputs) != 1 or len(network.outputs) != 1:
+def _source(tensor: Tensor) -> Tensor:
+    if tensor.shape[:1] != (1,):
         raise ValueError(
-            f"The network has {len(network.inputs)} inputs and {len(network.outputs)} outputs; "
-            "run_tflite runs networks with one of each."
-        )
-    source, target = network.tensors[network.inputs[0]], network.tensors[network.outputs[0]]
-    if source.shape[:1] != (1,):
-        raise ValueError(
-            f"The network takes batches of shape {source.shape}; a microcontroller takes one "
+            f"The network takes batches of shape {tensor.shape}; a microcontroller takes one "
             "sample at a time. kprune.to_tflite makes networks of batch size 1."
         )
-    return source, target
+    return tensor
 
 
-def _as_given(x: np.ndarray, source: Tensor) -> np.ndarray:
+def _check_given(given: list[np.ndarray], sources: list[Tensor]) -> None:
+    if len(given) != len(sources):
+        raise ValueError(
+            f"x must be one array for each of the network's {len(sources)} inputs, in a list if "
+            f"there are several; got {len(given)}."
+        )
+    for x, source in zip(given, sources, strict=True):
+        if x.ndim == 0 or x.shape[1:] != source.shape[1:]:
+            raise ValueError(
+                f"x must have the shape (samples, {', '.join(map(str, source.shape[1:]))}) of the "
+                f"network's input, got {x.shape}."
+            )
+    if len({len(x) for x in given}) > 1:
+        counts = ", ".join(str(len(x)) for x in given)
+        raise ValueError(f"x must have equally many samples for each input, got {counts}.")
+
+
+def _in_type(x: np.ndarray, source: Tensor) -> np.ndarray:
+    if np.issubdtype(x.dtype, np.floating):
+        return quantize(x, source)
     if x.dtype != source.dtype:
         raise ValueError(
             f"x must be float (then it is quantised) or {source.dtype}, the type of the network's "
             f"input; got {x.dtype}."
         )
     return x
+
+
+def _load(path: Path) -> list[np.ndarray]:
+    with np.load(path) as archive:
+        return [archive[name] for name in archive.files]
 
 
 def _run_litert(folder: Path) -> None:
@@ -137,13 +156,14 @@ def _run_litert(folder: Path) -> None:
             experimental_op_resolver_type=OpResolverType.BUILTIN_REF,
         )
         interpreter.allocate_tensors()
-    source = interpreter.get_input_details()[0]["index"]
-    target = interpreter.get_output_details()[0]["index"]
+    sources = [detail["index"] for detail in interpreter.get_input_details()]
+    targets = [detail["index"] for detail in interpreter.get_output_details()]
 
-    def run(sample: np.ndarray) -> np.ndarray:
-        interpreter.set_tensor(source, sample)
+    def run(samples: list[np.ndarray]) -> list[np.ndarray]:
+        for index, sample in zip(sources, samples, strict=True):
+            interpreter.set_tensor(index, sample)
         interpreter.invoke()
-        return interpreter.get_tensor(target)
+        return [interpreter.get_tensor(index) for index in targets]
 
     _run_all(run, folder)
 
@@ -156,17 +176,21 @@ def _run_tflm(folder: Path) -> None:
     with _told():
         interpreter = runtime.Interpreter.from_bytes(content, arena_size=arena_size)
 
-    def run(sample: np.ndarray) -> np.ndarray:
-        interpreter.set_input(sample, 0)
+    outputs = range(int((folder / "outputs.txt").read_text()))
+
+    def run(samples: list[np.ndarray]) -> list[np.ndarray]:
+        for place, sample in enumerate(samples):
+            interpreter.set_input(sample, place)
         interpreter.invoke()
-        return interpreter.get_output(0)
+        return [interpreter.get_output(place) for place in outputs]
 
     _run_all(run, folder)
 
 
-def _run_all(run: Callable[[np.ndarray], np.ndarray], folder: Path) -> None:
-    x = np.load(folder / "x.npy")
-    np.save(folder / "y.npy", np.concatenate([run(x[i : i + 1]) for i in range(len(x))]))
+def _run_all(run: Callable[[list[np.ndarray]], list[np.ndarray]], folder: Path) -> None:
+    x = _load(folder / "x.npz")
+    rows = [run([array[i : i + 1] for array in x]) for i in range(len(x[0]))]
+    np.savez(folder / "y.npz", *(np.concatenate(values) for values in zip(*rows, strict=True)))
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from kprune.importance import Tensor
 # Keras loads this file as soon as it is loaded itself, so that saved losses are found; what it
 # needs of kprune in turn needs Keras, and is loaded when a loss meets its model.
 if TYPE_CHECKING:
-    from kprune.cost import Budget
+    from kprune.budget import Budget
 
 # The kinds of cost that are a smooth function of the gates.
 SMOOTH = ("macs", "params")
@@ -42,7 +42,8 @@ class CompressionLoss(keras.losses.Loss):
         weight: What a rate of 1 beyond the budget costs, in units of the task's loss.
 
     Raises:
-        ValueError: `model` has no learned masks, or the loss is unknown.
+        ValueError: `model` has no learned masks, the budget states neither MACs nor parameters, or
+            the loss is unknown.
         TypeError: `budget` is no Budget.
 
     Example:
@@ -73,7 +74,7 @@ class CompressionLoss(keras.losses.Loss):
         weight: float = 1.0,
         name: str = "compression_loss",
     ) -> None:
-        from kprune.cost import Budget
+        from kprune.budget import Budget
 
         super().__init__(name=name)
         if not isinstance(budget, Budget):
@@ -126,7 +127,7 @@ class CompressionLoss(keras.losses.Loss):
 
     @classmethod
     def from_config(cls, config: dict) -> CompressionLoss:
-        from kprune.cost import Budget
+        from kprune.budget import Budget
 
         loss = keras.saving.deserialize_keras_object(config["loss"])
         return cls(**{**config, "loss": loss, "model": None, "budget": Budget(**config["budget"])})
@@ -164,6 +165,12 @@ class _Excess:
                 f"their importance is {importance_of(found)!r}. "
                 'Make them with kprune.add_masks(model, importance="learned").'
             )
+        if not set(SMOOTH) & set(budget.asked):
+            raise ValueError(
+                f"CompressionLoss constrains {' and '.join(SMOOTH)}, and {budget} states neither. "
+                "State one of them, too, or compile with the loss of the task alone: PruneCallback "
+                "holds every budget."
+            )
         self._logits = [mask.logits for mask, _ in found.masks]
         parts = elements(found)
         always = np.array([found.num_channels])  # a channel more, for weights with fewer sides
@@ -181,8 +188,8 @@ class _Excess:
             if kind in budget.asked:
                 factors = np.array([getattr(part, kind) for part in parts], float)
                 full = float(factors @ counts.sum(axis=1)[self._pairs].prod(axis=1))
-                asked = budget.asked[kind]
-                share = asked if isinstance(asked, float) else min(asked / full, 1.0)
+                asked = getattr(budget, kind)
+                share = asked if isinstance(asked, float) else asked / full
                 self._rates.append(((factors / full).astype("float32"), share))
 
     def __call__(self) -> Tensor:

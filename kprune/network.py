@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from kprune.errors import FlatbufferError
 
@@ -104,6 +105,36 @@ class Network:
     outputs: tuple[int, ...]
     description: str
     subgraphs: tuple["Network", ...] = ()
+
+
+def to_steps(
+    x: np.ndarray, scale: float | np.floating, zero_point: int, dtype: DTypeLike = np.int8
+) -> np.ndarray:
+    """Real values → what an integer tensor holds: `round(x / scale) + zero_point`.
+
+    Values beyond the type become its least or its greatest.
+
+    Raises:
+        ValueError: There is a NaN among them.
+
+    Example:
+        >>> to_steps(np.array([0.0, 0.7, -1000.0]), 0.5, 3).tolist()
+        [3, 4, -128]
+    """
+    if np.isnan(x).any():
+        raise ValueError(f"x has NaN values, which {np.dtype(dtype)} cannot hold.")
+    limits = np.iinfo(dtype)
+    return np.clip(np.round(x / scale) + zero_point, limits.min, limits.max).astype(dtype)
+
+
+def to_real(steps: np.ndarray, scale: float | np.floating, zero_point: int) -> np.ndarray:
+    """What an integer tensor holds → real values, float32: `scale * (steps - zero_point)`.
+
+    Example:
+        >>> to_real(np.int8([3, 4, -128]), 0.5, 3).tolist()
+        [0.0, 0.5, -65.5]
+    """
+    return (scale * (steps.astype(np.int32) - zero_point)).astype(np.float32)
 
 
 def check(network: Network) -> None:

@@ -13,7 +13,11 @@ EXPONENT = 0.5
 
 
 def project(
-    trace: Trace, cost: Cost, limits: Mapping[str, float], scores: np.ndarray
+    trace: Trace,
+    cost: Cost,
+    limits: Mapping[str, float],
+    scores: np.ndarray,
+    round_to: int = 1,
 ) -> np.ndarray:
     """Open the channels that are worth most, as far as every limit allows.
 
@@ -26,90 +30,128 @@ def project(
         cost: Its cost.
         limits: Kind of cost -> greatest value allowed.
         scores: One number per channel, larger is better, shape `(trace.num_channels,)`.
+        round_to: Channels of one class are opened this many at a time, so that layers keep
+            multiples of it, or all that they have.
 
     Returns:
         The gates, boolean, shape `(trace.num_channels,)`.
 
     Raises:
-        BudgetError: Not even one channel per layer fits; says the least that can be reached.
+        BudgetError: Not even one channel (or `round_to`) per layer fits; says the least that can
+            be reached.
     """
-    expense = _expense(trace, cost, limits)
-    gates = _least(trace, scores / expense**EXPONENT)
-    if not _fits(cost, limits, gates):
-        gates = cheapest(trace, cost, limits)
-    candidates = np.flatnonzero(trace.free & ~gates)
-    ranking = candidates[np.argsort(-(scores / expense**EXPONENT)[candidates], kind="stable")]
-    while len(ranking):
-        ranking = ranking[_fits_alone(cost, limits, gates, ranking)]
-        fitting = _longest_fitting(cost, limits, gates, ranking)
-        gates[ranking[:fitting]] = True
-        # What does not fit now never will: opening channels only makes the others dearer.
-        ranking = ranking[fitting + 1 :]
+    worth = scores / cost.expense(limits) ** EXPONENT
+    blocks = _Blocks(trace, cost, worth, round_to)
+    gates = blocks.least()
+    if not cost.fits(gates, limits):
+        gates = cheapest(trace, cost, limits, round_to)
+    _fill(gates, blocks, cost, limits)
     return gates
 
 
-def cheapest(trace: Trace, cost: Cost, limits: Mapping[str, float]) -> np.ndarray:
-    """The gates of the least network: one channel per layer, the least expensive.
+def cheapest(
+    trace: Trace, cost: Cost, limits: Mapping[str, float], round_to: int = 1
+) -> np.ndarray:
+    """The gates of the least network: one channel (or `round_to`) per layer, the least expensive.
 
     Raises:
         BudgetError: Even this exceeds a limit.
     """
-    gates = _least(trace, -_expense(trace, cost, limits))
+    gates = _Blocks(trace, cost, -cost.expense(limits), round_to).least()
     total = cost.total(gates)
     beyond = [kind for kind, limit in limits.items() if total[kind] > limit]
     if beyond:
+        unit = "One channel" if round_to == 1 else f"A block of round_to={round_to} channels"
         raise BudgetError(
             "Budget out of reach: "
             + "; ".join(
                 f"{KINDS[k]} asked {int(limits[k]):,}, least possible {total[k]:,}" for k in beyond
             )
-            + ". One channel per layer is the least that can be kept (kprune.summary tells what is "
+            + f". {unit} per layer is the least that can be kept (kprune.summary tells what is "
             "held back and why). Ask for more, or start from a smaller network."
         )
     return gates
 
 
-def _least(trace: Trace, worth: np.ndarray) -> np.ndarray:
-    """Only what must stay, and the worthiest channel of each layer that would have none."""
-    gates = ~trace.free
-    for _, channels in trace.makers:
-        if not gates[channels].any():
-            gates[channels[np.argmax(worth[channels])]] = True
-    return gates
+class _Blocks:
+    """Channels that are opened together: `round_to` of one class, the best first.
+
+    A block is worth the mean of its channels, so within a class the ranking opens them in order.
+    """
+
+    def __init__(self, trace: Trace, cost: Cost, worth: np.ndarray, round_to: int) -> None:
+        self._trace = trace
+        free = np.flatnonzero(trace.free)
+        order = free[np.lexsort((-worth[free], cost.classes[free]))]
+        classes = cost.classes[order]
+        starts = np.flatnonzero(np.r_[True, classes[1:] != classes[:-1]])
+        rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
+        first = np.flatnonzero(rank % round_to == 0)
+        length = np.diff(np.r_[first, len(order)])
+        mean = np.add.reduceat(worth[order], first) / length if len(first) else np.empty(0)
+        ranking = np.argsort(-mean, kind="stable")
+        self.classes = classes[first][ranking]
+        self._first = order[first[ranking]]
+        # For each channel the number of its block, or else of one that never opens.
+        self._of = np.full(trace.num_channels, len(ranking))
+        self._of[order] = np.repeat(np.argsort(ranking), length)
+
+    def open(self, gates: np.ndarray, numbers: np.ndarray | int) -> np.ndarray:
+        """A gate vector with these blocks open, too."""
+        opened = np.zeros(len(self._first) + 1, bool)
+        opened[numbers] = True
+        return gates | opened[self._of]
+
+    def closed(self, gates: np.ndarray) -> np.ndarray:
+        """The numbers of the blocks that are not open, the best first."""
+        return np.flatnonzero(~gates[self._first])
+
+    def least(self) -> np.ndarray:
+        """Only what must stay, and the worthiest block of each layer that would have none."""
+        gates = ~self._trace.free
+        for _, channels in self._trace.makers:
+            if not gates[channels].any():
+                gates = self.open(gates, self._of[channels].min())
+        return gates
 
 
-def _expense(trace: Trace, cost: Cost, limits: Mapping[str, float]) -> np.ndarray:
-    """What a channel costs in the whole network, in shares of the limits, never zero."""
-    added = cost.increase(np.ones(trace.num_channels, bool))
-    share = sum(added[kind] / limit for kind, limit in limits.items())
-    return np.maximum(share, np.finfo(float).tiny)
-
-
-def _fits(cost: Cost, limits: Mapping[str, float], gates: np.ndarray) -> bool:
-    total = cost.total(gates)
-    return all(total[kind] <= limit for kind, limit in limits.items())
-
-
-def _fits_alone(
-    cost: Cost, limits: Mapping[str, float], gates: np.ndarray, channels: np.ndarray
-) -> np.ndarray:
-    """For each of these closed channels: could it be opened, if no other were?"""
-    total, added = cost.total(gates), cost.increase(gates)
-    rooms = [total[kind] + added[kind][channels] <= limit for kind, limit in limits.items()]
-    return np.all(rooms, axis=0)
+def _fill(gates: np.ndarray, blocks: _Blocks, cost: Cost, limits: Mapping[str, float]) -> None:
+    """Open (in place) every block that still fits, in the order of the ranking."""
+    waiting = blocks.closed(gates)
+    opened = 0
+    while len(waiting):
+        fitting = _longest_fitting(gates, blocks, cost, limits, waiting)
+        gates[:] = blocks.open(gates, waiting[:fitting])
+        opened += fitting
+        # What does not fit, nor do its like: opening channels makes the others dearer.
+        refused = blocks.classes[waiting[fitting : fitting + 1]]
+        waiting = waiting[fitting + 1 :]
+        waiting = waiting[~np.isin(blocks.classes[waiting], refused)]
+        if not len(waiting) and opened:
+            # Hardly ever is that not so: a planner may find a better layout for a larger buffer.
+            waiting, opened = blocks.closed(gates), 0
 
 
 def _longest_fitting(
-    cost: Cost, limits: Mapping[str, float], gates: np.ndarray, ranking: np.ndarray
+    gates: np.ndarray,
+    blocks: _Blocks,
+    cost: Cost,
+    limits: Mapping[str, float],
+    waiting: np.ndarray,
 ) -> int:
-    """How many channels, from the start of the ranking, can be opened together (by bisection)."""
-    fits, too_many = 0, len(ranking) + 1
-    while too_many - fits > 1:
-        middle = (fits + too_many) // 2
-        trial = gates.copy()
-        trial[ranking[:middle]] = True
-        if _fits(cost, limits, trial):
-            fits = middle
-        else:
-            too_many = middle
-    return fits
+    """How many blocks, from the start of `waiting`, can be opened together.
+
+    Doubling first, then bisection: near the limit it is mostly none.
+    """
+
+    def fits(count: int) -> bool:
+        return cost.fits(blocks.open(gates, waiting[:count]), limits)
+
+    good, bad = 0, 1
+    while bad <= len(waiting) and fits(bad):
+        good, bad = bad, 2 * bad
+    bad = min(bad, len(waiting) + 1)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if fits(middle) else (good, middle)
+    return good

@@ -5,7 +5,8 @@ rounded network win it back. `kprune.folding` brings the model into the shape of
 here every kernel, and every activation that is stored on the device, is rounded.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 import keras
@@ -31,7 +32,6 @@ _MOVES = {
     layers.Cropping1D,
     layers.Cropping2D,
     layers.UpSampling1D,
-    layers.UpSampling2D,
     layers.Flatten,
     layers.Reshape,
     layers.Permute,
@@ -47,7 +47,7 @@ _MOVES = {
 }
 
 # Layers that compute new values, but in the scale of the input.
-_AVERAGES = {layers.AveragePooling1D, layers.AveragePooling2D}
+_AVERAGES = {layers.AveragePooling1D, layers.AveragePooling2D, layers.UpSampling2D}
 
 # Layers that compute values with a range of their own.
 _COMPUTES = {
@@ -92,6 +92,9 @@ def quantize_aware(model: keras.Model, representative_data: object, method: str 
     BatchNorm is folded, with the statistics that it has: train the float model to the end first.
     Weights are rounded with one scale per output channel. Activations are rounded within ranges
     that start from the representative data and follow the batches.
+
+    The int8 network gives the classes of the trained model, but where two scores are so close (a
+    few steps of the output) that the device's second rounding of sums decides, which is left out.
 
     Args:
         model: A trained Sequential or functional model without masks, from `slim`. It is not
@@ -148,9 +151,16 @@ def _native(graph: Graph, samples: list[np.ndarray]) -> keras.Model:
     _check_layers(graph)
     folded = read_graph(fold(graph))
     places = _places(folded)
-    rounding = {key: FakeQuant(limits, name=name) for key, (name, limits) in places.items()}
+    rounding: dict[int, Any] = {
+        key: FakeQuant(limits, name=name) for key, (name, limits) in places.items()
+    }
+    # Averages are rounded in the range of their input, which they do not move.
+    averages: dict[int, Any] = {
+        key: partial(rounding[source], is_average=True)
+        for key, source in _averages(folded, places).items()
+    }
     weighted = {id(layer): _with_fake_quant(layer) for layer in folded.layers}
-    model = _insert(folded, weighted, rounding)
+    model = _insert(folded, weighted, rounding | averages)
     for key, bounds in _ranges(folded, list(rounding), samples).items():
         if rounding[key].limits is None:
             rounding[key].set_weights([np.float32(bound) for bound in bounds])
@@ -160,14 +170,14 @@ def _native(graph: Graph, samples: list[np.ndarray]) -> keras.Model:
 def _insert(
     graph: Graph,
     weighted: Mapping[int, keras.layers.Layer],
-    rounding: Mapping[int, keras.layers.Layer],
+    rounding: Mapping[int, Callable[[Any], Any]],
 ) -> keras.Model:
     """Rebuild the graph with other layers, and with one more behind some tensors.
 
     Args:
         graph: A model.
         weighted: `id(layer)` -> the layer in its place.
-        rounding: `id(tensor)` -> the layer behind it.
+        rounding: `id(tensor)` -> the layer behind it, or how it is called.
     """
     inputs = {id(t) for t in tree.flatten(graph.inputs)}
     rounded: dict[int, Any] = {}
@@ -240,6 +250,19 @@ def _places(graph: Graph) -> dict[int, tuple[str, tuple[float, float] | None]]:
         if kind in _COMPUTES | _JOINS and not merges and not is_last:
             place(tensor, call.operation.name, limits)
     return places
+
+
+def _averages(graph: Graph, places: Collection[int]) -> dict[int, int]:
+    """`id(tensor)` that an average gives -> `id(tensor)` in `places` whose scale it has."""
+    source = {key: key for key in places}
+    found: dict[int, int] = {}
+    for call in graph.calls:
+        kind, key = type(call.operation), id(call.outputs[0])
+        if kind in _MOVES | _AVERAGES and id(call.inputs[0]) in source:
+            source[key] = source[id(call.inputs[0])]
+            if kind in _AVERAGES:
+                found[key] = source[key]
+    return found
 
 
 def _is_joined(tensor: keras.KerasTensor, reading: Mapping[int, list[Call | None]]) -> bool:

@@ -1,7 +1,7 @@
 """What is kept, layer by layer: as data, as a table, as a picture."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kprune.channels import Group, Trace, trace
-from kprune.cost import KINDS, Cost, elements
+from kprune.cost import COUNTED, KINDS, MEMORY, Cost, elements
 from kprune.ids import core
 from kprune.masking import read_gates
 
@@ -42,29 +42,35 @@ class Profile:
     total: dict[str, int]
 
 
-def profile(model: keras.Model, gates: np.ndarray | None = None) -> Profile:
+def profile(
+    model: keras.Model, gates: np.ndarray | None = None, kinds: Iterable[str] = COUNTED
+) -> Profile:
     """Count what each layer keeps.
 
     Args:
         model: A Sequential or functional model, masked or not.
         gates: A gate vector; by default that of the model.
+        kinds: As for `Cost`.
     """
     found = trace(model)
     live = read_gates(found) if gates is None else gates
     groups = [(group, int(live[group.channels].sum())) for group in found.groups]
-    return Profile(_layers(found, live), groups, Cost(found).total(live))
+    return Profile(_layers(found, live), groups, Cost(found, kinds).total(live))
 
 
-def summary(model: keras.Model, baseline: keras.Model | None = None) -> None:
+def summary(model: keras.Model, baseline: keras.Model | None = None, memory: bool = False) -> None:
     """Print what each layer has, next to what it had, and what is held back and why.
 
     Args:
         model: A slim, masked or plain model. Closed channels of a masked one count as removed.
         baseline: The model that it came from. Without it, a masked model is compared with itself
             when all its gates are open.
+        memory: Also tell flash (the int8 file) and RAM (TensorFlow Lite Micro's arena), as a budget
+            counts them. Takes a conversion of each network, some seconds.
 
     Raises:
         TypeError, ValueError, UnsupportedLayerError: As `add_masks`.
+        UnsupportedOpError: With `memory`, as `to_tflite`.
 
     Example:
         >>> inputs = keras.Input((4,))
@@ -72,16 +78,17 @@ def summary(model: keras.Model, baseline: keras.Model | None = None) -> None:
         small
         ...
     """
-    now = profile(model)
-    before = _before(model) if baseline is None else profile(baseline)
+    kinds = KINDS if memory else COUNTED
+    now = profile(model, kinds=kinds)
+    before = _before(model, kinds) if baseline is None else profile(baseline, kinds=kinds)
     console = Console()
     console.print(_layer_table(model.name, now, before))
     console.print(_group_table(now, before))
 
 
-def _before(model: keras.Model) -> Profile:
+def _before(model: keras.Model, kinds: Iterable[str]) -> Profile:
     found = trace(model)
-    return profile(model, np.ones(found.num_channels, bool))
+    return profile(model, np.ones(found.num_channels, bool), kinds)
 
 
 def _layers(found: Trace, live: np.ndarray) -> list[LayerProfile]:
@@ -124,6 +131,9 @@ def _layer_table(name: str, now: Profile, before: Profile) -> Table:
     table.add_row("total", "", *(_kept(total[k], was_total[k]) for k in ("params", "macs")))
     rates = (f"{total[k] / was_total[k]:.1%}" if was_total[k] else "" for k in ("params", "macs"))
     table.add_row("kept", "", *rates)
+    for kind in MEMORY:
+        if kind in total:
+            table.add_row(KINDS[kind], "", "", _kept(total[kind], was_total[kind]))
     return table
 
 

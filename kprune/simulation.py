@@ -14,6 +14,7 @@ from kprune.boards import Board
 from kprune.boards import board as find_board
 from kprune.building import NetworkFiles, build, part_sizes, read_network
 from kprune.conversation import run_host
+from kprune.network import to_real, to_steps
 from kprune.qemu import run_qemu
 from kprune.renode import run_renode
 
@@ -99,7 +100,7 @@ def simulate(
     target = find_board(board)
     chosen = _choose_simulator(target, simulator)
     network = read_network(folder)
-    inputs = quantize(x, network)
+    inputs = input_rows(x, network)
     with tempfile.TemporaryDirectory(prefix="kprune-") as scratch:
         elf = build(network, target, Path(scratch))
         replies, counts = _RUN[chosen](elf, target, network, inputs, timeout)
@@ -110,7 +111,7 @@ def simulate(
         board=board,
         simulator=chosen,
         outputs=outputs,
-        scores=network.output_scale * (outputs.astype(np.float32) - network.output_zero),
+        scores=to_real(outputs, network.output_scale, network.output_zero),
         instructions=counts.instructions,
         layers=counts.layers,
         stack_bytes=counts.stack_bytes,
@@ -139,7 +140,7 @@ def _choose_simulator(board: Board, simulator: Simulator | None) -> Simulator:
     raise ValueError(f"{what}: {instead}.")
 
 
-def quantize(x: ArrayLike, network: NetworkFiles) -> NDArray[np.int8]:
+def input_rows(x: ArrayLike, network: NetworkFiles) -> NDArray[np.int8]:
     """Inputs as the network takes them: int8, one row per input.
 
     Raises:
@@ -160,10 +161,7 @@ def quantize(x: ArrayLike, network: NetworkFiles) -> NDArray[np.int8]:
             f"x must be floating point (real values) or int8 (quantised values), got {x.dtype}. "
             "Scale it as for training, or convert it with x.astype('int8') if it is quantised."
         )
-    if np.isnan(rows).any():
-        raise ValueError("x has NaN values, which int8 cannot hold.")
-    steps = np.round(rows / network.input_scale) + network.input_zero
-    return np.clip(steps, -128, 127).astype(np.int8)
+    return to_steps(rows, network.input_scale, network.input_zero)
 
 
 def _values(reply: str, board: str) -> list[int]:

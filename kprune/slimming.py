@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from kprune.channels import live_shape, trace
+from kprune.channels import Trace, live_shape, trace
 from kprune.graph import Call, copy_layers, give_weights, rebuild
 from kprune.ids import varying
 from kprune.layers import ChannelMask
@@ -50,7 +50,16 @@ def slim(model: keras.Model) -> keras.Model:
             f"Model {model.name!r} has no masks to tell what to remove. "
             "Add them with kprune.add_masks, then fit with kprune.PruneCallback."
         )
-    live = read_gates(found)
+    return shrink(found, read_gates(found))
+
+
+def shrink(found: Trace, live: np.ndarray) -> keras.Model:
+    """The traced model as plain layers with the live channels only.
+
+    Args:
+        found: The model, masked or not.
+        live: A gate vector.
+    """
     sizes = {id(step.operation): _sizes(step, flow, live) for step, flow in found.steps}
     layers = copy_layers(found.graph, sizes)
 

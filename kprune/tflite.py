@@ -58,7 +58,7 @@ def to_tflite(model: Any, representative_data: object = None, format: str = "int
             dimensions; the representative data are too few, not finite, of another shape or type
             than the inputs, or all the same; or the converter refuses a layer.
         UnsupportedOpError: TensorFlow Lite Micro lacks an operator that a layer became, or has it
-            in float only; the message names the layers.
+            in float only, or a recurrent layer is not unrolled; the message names the layers.
         TypeError, UnsupportedLayerError: As `add_masks`.
 
     Example:
@@ -75,6 +75,8 @@ def to_tflite(model: Any, representative_data: object = None, format: str = "int
     check_unmasked(graph)
     _check_weights(graph)
     _check_shapes(graph)
+    if format != "float":
+        _check_loops(graph)
     if representative_data is None and format != "float":
         raise ValueError(
             f"to_tflite needs representative_data to find the ranges of the activations for "
@@ -205,7 +207,8 @@ def _plain_model(graph: Graph, is_rounded: bool) -> keras.Model:
         copies[id(layer)].name = f"{layer.name}{_MARK}{number}"
 
     def call(step: Call, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(step.operation, FakeQuant) and not is_rounded:
+        # Averages have the scale of their input anyway.
+        if isinstance(step.operation, FakeQuant) and (not is_rounded or "is_average" in kwargs):
             return args[0]
         return copies[id(step.operation)](*args, **kwargs)
 
@@ -252,6 +255,24 @@ def _check_shapes(graph: Graph) -> None:
                 "memory on a microcontroller is planned ahead. Build the model on an Input of "
                 "fixed shape."
             )
+
+
+def _check_loops(graph: Graph) -> None:
+    """Refuse recurrent layers that loop: on these the converter ends the process."""
+    wrapped = ("forward_layer", "layer")
+    loops = [
+        f"{layer.name!r} ({type(layer).__name__})"
+        for layer in graph.layers
+        if any(
+            getattr(part, "unroll", True) is False
+            for part in (layer, *(getattr(layer, name, None) for name in wrapped))
+        )
+    ]
+    if loops:
+        raise UnsupportedOpError(
+            f"Recurrent layers that loop have no integer form: {', '.join(loops)}. Build them "
+            "with unroll=True, which makes every step operators of its own; weights stay the same."
+        )
 
 
 def _convert_in_child(graph: Graph, samples: list[np.ndarray], format: str) -> bytes:

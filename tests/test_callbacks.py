@@ -8,13 +8,15 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import require
 from keras import layers
 
-from kprune import Budget, BudgetError, PruneCallback, Schedule, add_masks
+from kprune import Budget, BudgetError, PruneCallback, Schedule, add_masks, slim, to_tflite
 from kprune.channels import trace
 from kprune.cost import Cost
 from kprune.demo import digits_network
 from kprune.masking import read_gates, write_gates
+from kprune.tflm import measure_arena
 
 STEPS = 24
 RNG = np.random.default_rng(0)
@@ -125,9 +127,35 @@ def test_what_is_asked_and_what_is_possible_is_told_first(
 ) -> None:
     fit(compiled("dense"), PruneCallback(Budget(macs=0.5)))
 
-    assert capsys.readouterr().out == (
-        "kprune: MACs 900, budget 450 (50.0%), least possible 12 (1.3%)\n"
-    )
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["MACs", "900", "450", "(50.0%)", "12", "(1.3%)"] in rows
+    assert any(row[:2] == ["RAM", "bytes"] for row in rows)
+
+
+def test_a_budget_of_bytes_holds_for_the_real_file_and_its_arena() -> None:
+    require("tflite_micro")
+    masked = compiled("digits")
+    fit(masked)
+    prune = PruneCallback(Budget(flash_bytes="12 KiB", ram_bytes=0.75), verbose=0)
+
+    history = fit(masked, prune)
+
+    small = slim(masked)
+    flatbuffer = to_tflite(small, data(small)[0])
+    assert len(flatbuffer) <= prune.limits["flash_bytes"] == 12 * 1024
+    assert measure_arena(flatbuffer).total <= prune.limits["ram_bytes"]
+    assert history["ram_bytes_rate"][-1] <= 0.75
+    assert history["flash_bytes_rate"][-1] < 1
+
+
+def test_layers_keep_multiples_of_round_to() -> None:
+    masked = compiled("digits")
+    fit(masked, PruneCallback(Budget(macs=0.4), round_to=4, verbose=0))
+
+    gates = read_gates(trace(masked))
+    for group in trace(masked).groups:
+        kept = int(gates[group.channels].sum())
+        assert kept % 4 == 0 or kept == len(group.channels)
 
 
 def test_an_impossible_budget_is_refused_before_the_first_step() -> None:

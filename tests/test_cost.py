@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 from kprune.channels import trace
-from kprune.cost import Budget, Cost
+from kprune.cost import KINDS, Cost
 
 VGG = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
 VGG_WIDTHS = (22, 22, 93, 93, 173, 173, 173, 30, 30, 30, 29, 29, 29)
@@ -106,26 +106,19 @@ def test_an_open_input_shape_has_no_known_cost() -> None:
         Cost(trace(model))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({}, ValueError, "at least one of macs, params"),
-        ({"macs": 0.0}, ValueError, r"must be in \(0, 1\], got 0.0"),
-        ({"macs": 1.5}, ValueError, "4 times cheaper, pass 0.25"),
-        ({"params": 0}, ValueError, "params must be at least 1, got 0"),
-        ({"macs": "0.25"}, TypeError, "macs must be a float .* or an int, got '0.25'"),
-        ({"macs": True}, TypeError, "got True"),
-        ({"macs": float("nan")}, ValueError, r"must be in \(0, 1\], got nan"),
-    ],
-)
-def test_a_budget_that_makes_no_sense_is_refused(
-    arguments: dict, error: type[Exception], message: str
-) -> None:
-    with pytest.raises(error, match=message):
-        Budget(**arguments)
+def test_bytes_are_told_only_when_they_are_asked_for() -> None:
+    found = trace(keras.Sequential([keras.Input((4,)), layers.Dense(8), layers.Dense(2)]))
+    gates = np.ones(found.num_channels, bool)
+
+    assert list(Cost(found).total(gates)) == ["macs", "params"]
+    assert list(Cost(found, ["ram_bytes"]).total(gates)) == [*KINDS]
 
 
-def test_a_share_and_a_number_are_limits_in_the_same_unit() -> None:
-    budget = Budget(macs=0.25, params=70)
+def test_channels_of_one_class_cost_the_same() -> None:
+    found = trace(vgg16((3, 4, 3, 2, 3, 4, 3, 2, 3, 4, 3, 2, 3)))
+    cost = Cost(found)
 
-    assert budget.limits({"macs": 1003, "params": 100}) == {"macs": 250, "params": 70}
+    added = cost.increase(np.random.default_rng(0).random(found.num_channels) < 0.5)
+
+    for number in np.unique(cost.classes):
+        assert len({added["macs"][c] for c in np.flatnonzero(cost.classes == number)}) == 1

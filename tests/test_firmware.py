@@ -17,7 +17,7 @@ from kprune.boards import BOARDS
 from kprune.building import build, microcontroller, read_network
 from kprune.c.network import to_c
 from kprune.errors import ToolNotFoundError
-from kprune.firmware import firmware, flash, golden_vectors, random_input, write_project
+from kprune.firmware import firmware, flash, golden_source, random_input, write_project
 from kprune.flatbuffer import read
 
 TINY = Path(__file__).parent / "firmware" / "tiny"
@@ -41,7 +41,7 @@ def program(tmp_path_factory):
     """The program for this computer, golden vectors included."""
     require("make", "cc")
     model = tmp_path_factory.mktemp("model")
-    for name, text in (MODEL | {"golden.c": golden_vectors(MODEL, 3)}).items():
+    for name, text in (MODEL | {"golden.c": golden_source(MODEL, 3)}).items():
         model.joinpath(name).write_text(text)
     return build(read_network(model), BOARDS["host"], tmp_path_factory.mktemp("build"))
 
@@ -134,7 +134,7 @@ def test_arbitrary_bytes_get_one_reply_per_line_that_says_anything(program):
 
 def test_a_board_that_computes_otherwise_fails_its_self_test(tmp_path):
     require("make", "cc")
-    golden = golden_vectors(MODEL, 2)
+    golden = golden_source(MODEL, 2)
     first = re.findall(r"^    (.*)$", golden, re.MULTILINE)[0]
     changed = f"{(int(first.split(',')[0]) + 1) % 100}," + first.split(",", 1)[1]
     for name, text in (MODEL | {"golden.c": golden.replace(first, changed)}).items():
@@ -182,7 +182,7 @@ def test_the_board_makes_the_same_inputs_of_a_seed_as_python(program):
 def test_the_same_network_gives_the_same_golden_text():
     require("make", "cc")
 
-    assert golden_vectors(MODEL, 2) == golden_vectors(MODEL, 2)
+    assert golden_source(MODEL, 2) == golden_source(MODEL, 2)
 
 
 # Projects
@@ -258,6 +258,9 @@ def test_an_arduino_library_is_laid_out_as_the_ide_expects(board):
     properties = dict(line.split("=", 1) for line in files["library.properties"].splitlines())
     required = "name version author maintainer sentence paragraph category url architectures"
     assert set(required.split()) <= set(properties)
+    # https://arduino.github.io/arduino-cli/latest/library-specification
+    assert re.fullmatch(r"[A-Za-z0-9][\w .-]{0,62}", properties["name"])
+    assert properties["category"] == "Data Processing"
     assert f"src/{properties['includes']}" in files
     sketch = files["examples/tiny_serial/sketch.yaml"]
     assert f"fqbn: {BOARDS[board].fqbn}" in sketch
@@ -297,6 +300,34 @@ def test_the_arduino_sketch_compiles_and_answers(tmp_path):
         "ok 3",
         "ok 5 25 61",
     ]
+
+
+# Cores of Arduino boards, with the floating-point units that their packages name.
+ARDUINO_CORES = {
+    "pico": ["-mcpu=cortex-m0plus"],
+    "uno_r4": ["-mcpu=cortex-m4", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"],
+    "nano33ble": ["-mcpu=cortex-m4", "-mfloat-abi=softfp", "-mfpu=fpv4-sp-d16"],
+    "giga_r1": ["-mcpu=cortex-m7", "-mfloat-abi=softfp", "-mfpu=fpv5-d16"],
+    "portenta_c33": ["-mcpu=cortex-m33", "-mfloat-abi=hard", "-mfpu=fpv5-sp-d16"],
+}
+
+
+@pytest.mark.parametrize("board", ARDUINO_CORES)
+def test_the_arduino_library_compiles_for_the_core_of_its_board(board, flatbuffer, tmp_path):
+    require("arm-none-eabi-gcc", "arm-none-eabi-g++")
+    project = write_project(firmware(flatbuffer, board, "net", golden=0), tmp_path / "net")
+    stub = Path(__file__).parent / "firmware" / "arduino"
+    # The flags of Arduino's packages; the oldest that is in use compiles C++11.
+    flags = [*ARDUINO_CORES[board], "-mthumb", "-Os", "-fsigned-char", "-DARDUINO=10607"]
+    flags += ["-Wall", "-Wextra", "-Werror", f"-I{project}/src", f"-I{stub}", "-c"]
+    sketch = ["-x", "c++", "-include", "Arduino.h", project / "examples/net_serial/net_serial.ino"]
+    for command in (
+        ["arm-none-eabi-gcc", "-std=gnu11", *flags, *sorted(project.rglob("src/**/*.c"))],
+        ["arm-none-eabi-g++", "-std=gnu++11", *flags, *sorted(project.rglob("src/**/*.cpp"))],
+        ["arm-none-eabi-g++", "-std=gnu++11", *flags, *sketch],
+    ):
+        log = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert log.returncode == 0, log.stderr
 
 
 def test_a_tensorflow_lite_micro_project_builds_against_its_library(flatbuffer, tmp_path):
@@ -401,11 +432,11 @@ def tools(tmp_path, monkeypatch):
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
 
-    def add(name, status=0):
+    def add(name, status=0, says="speaking"):
         tool = folder / name
         tool.write_text(
             f'#!/bin/sh\necho "{name} $*" >> {tmp_path}/calls.txt\n'
-            f'echo "{name} speaking"\nexit {status}\n'
+            f'echo "{name} {says}"\nexit {status}\n'
         )
         tool.chmod(0o755)
 
@@ -457,18 +488,49 @@ def test_an_stm32_project_is_flashed_by_its_makefile(tools, projects):
         ("openocd", r"-f board/st_nucleo_f4.cfg -c program build/\S+\.elf verify reset exit"),
     ],
 )
-def test_make_flash_calls_the_tool_that_is_there(tool, arguments, tools, projects, monkeypatch):
-    search = os.environ["PATH"]
-    monkeypatch.undo()
-    require("make", "arm-none-eabi-gcc")
-    if shutil.which(tool):
-        pytest.skip(f"{tool} is installed: the stand-in would not be the only one")
-    monkeypatch.setenv("PATH", f"{search}:{os.environ['PATH']}")
+def test_make_flash_calls_the_tool_that_is_there(tool, arguments, tools, projects, tmp_path):
+    # All that the Makefile itself runs, and of what may flash nothing but the stand-in.
+    for name in ("gcc", "objcopy", "size"):
+        tools(f"arm-none-eabi-{name}")
+    for name in ("make", "grep", "tr", "mkdir", "sed"):
+        tmp_path.joinpath("bin", name).symlink_to(shutil.which(name, path="/usr/bin:/bin"))
     tools(tool)
 
     subprocess.run(["make", "-s", "-C", projects["nucleo_f446re"], "flash"], check=True)
 
     assert re.fullmatch(rf"{tool} {arguments}", tools.calls()[-1])
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "WARN usb.c: Couldn't find any ST-Link devices",  # st-flash 1.7.0
+        "Error: open failed",  # OpenOCD 0.12.0 with stlink.cfg
+        "Error: unable to find a matching CMSIS-DAP device",  # OpenOCD 0.12.0 with cmsis-dap.cfg
+    ],
+)
+def test_a_board_that_is_not_plugged_in_is_told_from_a_tool_that_fails(said, tools, projects):
+    tools("st-flash")
+    tools("arm-none-eabi-gcc")
+    tools("make", status=2, says=said)
+
+    with pytest.raises(RuntimeError, match=r"^no board answers: plug it in.*failed:"):
+        flash(projects["nucleo_f446re"])
+
+
+@pytest.mark.parametrize("board", BARE_METAL)
+def test_openocd_has_the_configuration_that_a_board_names(board):
+    require("openocd")
+    settings = (microcontroller() / "boards" / board / "board.mk").read_text()
+    configuration = re.search(r"^OPENOCD = (.*)$", settings, re.MULTILINE)
+    if configuration is None:
+        assert "ORIGIN" not in settings  # nothing flashes it
+        return
+    command = ["openocd", "-f", *configuration[1].split(), "-c", "shutdown"]
+
+    log = subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert log.returncode == 0, log.stderr
 
 
 def test_a_tool_that_fails_is_quoted(tools, projects):

@@ -78,6 +78,23 @@ def test_a_file_that_only_the_interpreter_finds_damaged_is_refused(interpreter: 
             run_tflite(damaged, BYTES[:1], interpreter)
 
 
+@pytest.mark.parametrize("interpreter", ["litert", "tflm"])
+def test_several_inputs_and_outputs_are_lists_in_the_order_of_the_file(interpreter: str) -> None:
+    require(*["tflite_micro"] * (interpreter == "tflm"))
+    net = zoo.Builder(0)
+    a, b = net.input((1, 3), 0.5, 0), net.input((1, 4), 0.25, 0)
+    flatbuffer = net.build(net.quantize(b, 0.25, 1), net.quantize(a, 0.5, 2))
+    x = [np.float32([[1, 2, 3], [4, 5, 6]]), np.float32([[1, 2, 3, 4]] * 2)]
+
+    outputs = run_tflite(flatbuffer, x, interpreter)
+
+    np.testing.assert_array_equal(outputs[0], x[1])
+    np.testing.assert_array_equal(outputs[1], x[0])
+    for wrong, message in ((x[0], "each of the network's 2 inputs"), ([x[0], x[1][:1]], "2, 1")):
+        with pytest.raises(ValueError, match=message):
+            run_tflite(flatbuffer, wrong)
+
+
 def test_no_samples_give_no_outputs() -> None:
     assert run_tflite(FLATBUFFER, BYTES[:0]).shape == (0, *TARGET.shape[1:])
 

@@ -67,3 +67,17 @@ def test_the_flatbuffer_computes_as_much_as_the_model(model, content):
 
     assert report.macs == profile(model).total["macs"]
     assert sum(report.flash.values()) == len(content)
+
+
+@pytest.mark.parametrize("board", ["host", "mps2-an386", "mps3-an547"])
+def test_the_c_code_gives_the_bytes_of_tensorflow_lite_micro(board, content, tmp_path):
+    require("tflite_micro", "make", "cc", "arm-none-eabi-gcc", "qemu-system-arm")
+    network = flatbuffer.read(content)
+    shape = network.tensors[network.inputs[0]].shape
+    x = np.random.default_rng(1).integers(-128, 128, (3, *shape[1:])).astype(np.int8)
+    kprune.write_files(kprune.to_c(content, "net"), tmp_path)
+
+    outputs = kprune.simulate(tmp_path, x, board).outputs
+
+    expected = kprune.run_tflite(content, x, interpreter="tflm").reshape(len(x), -1)
+    np.testing.assert_array_equal(outputs, expected)

@@ -1,5 +1,7 @@
 """What a user meets before the first line of work."""
 
+import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -33,6 +35,33 @@ def test_importing_kprune_is_enough_to_load_a_masked_model(order: str, tmp_path:
     model.save(tmp_path / "masked.keras")
 
     python(f"{order}\nkeras.models.load_model('masked.keras')", tmp_path)
+
+
+def test_each_file_imports_only_from_files_above_it() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text().partition("## Words")[0]
+    cells = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    listed = [name for cell in cells for name in re.findall(r"`([\w/]+)`", cell)]
+    place = {name.replace("/", "."): number for number, name in enumerate(listed)}
+
+    files = [p for p in (ROOT / "kprune").rglob("*.py") if "__" not in p.name]
+    for file in files:
+        module = ".".join(file.relative_to(ROOT / "kprune").with_suffix("").parts)
+        if not module.startswith("cli."):
+            below = [name for name in imported(file) if place[name] >= place[module]]
+            assert not below, f"{module} imports {below}"
+
+
+def imported(file: Path) -> list[str]:
+    """The files of kprune that a file imports when it is loaded, as dotted names."""
+    nodes = [n for n in ast.parse(file.read_text()).body if isinstance(n, ast.ImportFrom)]
+    names = []
+    for node in nodes:
+        package, _, module = (node.module or "").partition(".")
+        if package == "kprune":
+            whole = module in ("", "c")  # from kprune.c import names
+            parts = [f"{module}.{a.name}" for a in node.names] if whole else [module]
+            names += [name.strip(".") for name in parts]
+    return names
 
 
 def test_every_public_name_can_be_had() -> None:

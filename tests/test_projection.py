@@ -5,12 +5,13 @@ import functools
 import keras
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
 
+from kprune.budget import Budget
 from kprune.channels import Trace, trace
-from kprune.cost import Budget, Cost
+from kprune.cost import Cost
 from kprune.demo import digits_network
 from kprune.errors import BudgetError
 from kprune.projection import project
@@ -40,6 +41,50 @@ def test_the_budget_is_held_and_used_up(macs: float, params: float | None, seed:
         assert any(total[k] + added[k][channel] > limit for k, limit in limits.items())
     assert all(gates[channels].any() for _, channels in found.makers)
     assert gates[list(found.held)].all()
+
+
+@functools.cache
+def digits_in_memory() -> tuple[Trace, Cost, dict[str, int]]:
+    found = trace(digits_network())
+    cost = Cost(found, ["flash_bytes", "ram_bytes"])
+    return found, cost, cost.total(np.ones(found.num_channels, bool))
+
+
+@given(st.floats(0.5, 1.0), st.floats(0.6, 1.0), st.integers(0, 2**32 - 1))
+@settings(max_examples=15)
+def test_a_budget_of_bytes_is_held_and_used_up(flash: float, ram: float, seed: int) -> None:
+    found, cost, full = digits_in_memory()
+    limits = Budget(flash_bytes=flash, ram_bytes=ram).limits(full)
+    scores = np.random.default_rng(seed).exponential(size=found.num_channels)
+
+    gates = project(found, cost, limits, scores)
+
+    assert cost.fits(gates, limits)
+    for number in np.unique(cost.classes[~gates]):
+        opened = gates.copy()
+        opened[np.flatnonzero(~gates & (cost.classes == number))[0]] = True
+        assert not cost.fits(opened, limits)
+
+
+@given(shares, st.sampled_from([2, 4, 8]), st.integers(0, 2**32 - 1))
+def test_layers_keep_multiples_or_all_that_they_have(share: float, n: int, seed: int) -> None:
+    found, cost, full = digits()
+    limits = Budget(macs=max(share, 0.2)).limits(full)
+    scores = np.random.default_rng(seed).exponential(size=found.num_channels)
+
+    gates = project(found, cost, limits, scores, round_to=n)
+
+    assert cost.fits(gates, limits)
+    for group in found.groups:
+        kept = int(gates[group.channels].sum())
+        assert kept % n == 0 or kept == len(group.channels)
+
+
+def test_rounding_that_makes_a_budget_impossible_is_named() -> None:
+    found, cost, _ = digits()
+
+    with pytest.raises(BudgetError, match="A block of round_to=8 channels per layer"):
+        project(found, cost, {"macs": 3000}, np.ones(found.num_channels), round_to=8)
 
 
 def test_among_equally_dear_channels_the_best_scores_stay() -> None:

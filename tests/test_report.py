@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kprune import add_masks, close_channels, slim, summary
+from kprune.channels import trace
+from kprune.cost import MEMORY, Cost
 from kprune.demo import digits_network
 from kprune.report import plot_run, profile
 
@@ -42,6 +45,19 @@ def test_summary_shows_before_and_after_and_every_group(capsys: pytest.CaptureFi
     assert "output of the model" in slimmed
     assert "no mask in front of" in closed
     assert "22 of 24" in closed
+
+
+def test_summary_of_memory_counts_as_a_budget_does(capsys: pytest.CaptureFixture[str]) -> None:
+    masked = add_masks(digits_network())
+    close_channels(masked, {"stem": [0, 1]})
+
+    summary(masked, memory=True)
+
+    now, before = profile(masked, kinds=MEMORY).total, Cost(trace(digits_network()), MEMORY)
+    full = before.total(np.ones(trace(digits_network()).num_channels, bool))
+    text = capsys.readouterr().out
+    for kind in MEMORY:
+        assert f"{now[kind]:,} of {full[kind]:,}" in text
 
 
 def test_plot_is_a_picture_without_a_display(tmp_path: Path) -> None:

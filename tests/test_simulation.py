@@ -18,7 +18,7 @@ from kprune.c.network import to_c
 from kprune.errors import BoardFaultError, DoesNotFitError, ToolNotFoundError
 from kprune.flatbuffer import read
 from kprune.interpreters import run_tflite
-from kprune.simulation import quantize, simulate
+from kprune.simulation import input_rows, simulate
 
 QEMU_BOARDS = [b.name for b in BOARDS.values() if b.qemu]
 TOOLS = ("make", "arm-none-eabi-gcc", "qemu-system-arm")
@@ -370,7 +370,7 @@ def test_a_header_that_lacks_a_definition_is_refused(tiny, tmp_path):
 def test_real_values_are_quantised_with_the_scale_of_the_header(tiny):
     network = read_network(tiny)
 
-    steps = quantize(np.array([[0.0, 0.5, -0.5, 1000.0, -1000.0, 1.2]]), network)
+    steps = input_rows(np.array([[0.0, 0.5, -0.5, 1000.0, -1000.0, 1.2]]), network)
 
     assert steps.tolist() == [[-1, 0, -2, 127, -128, 1]]
 
@@ -378,23 +378,23 @@ def test_real_values_are_quantised_with_the_scale_of_the_header(tiny):
 def test_inputs_of_any_shape_are_taken_row_by_row(tiny):
     x = random_inputs(4, 6)
 
-    np.testing.assert_array_equal(quantize(x.reshape(4, 3, 2), read_network(tiny)), x)
+    np.testing.assert_array_equal(input_rows(x.reshape(4, 3, 2), read_network(tiny)), x)
 
 
 @pytest.mark.parametrize("shape", [(6,), (1, 5), (2, 3), (0, 6), ()])
 def test_inputs_of_the_wrong_size_are_refused(shape, tiny):
     with pytest.raises(ValueError, match=r"'tiny' takes inputs of 6 values, but x has shape"):
-        quantize(np.zeros(shape, np.int8), read_network(tiny))
+        input_rows(np.zeros(shape, np.int8), read_network(tiny))
 
 
 def test_integers_that_are_not_int8_are_refused(tiny):
     with pytest.raises(TypeError, match=r"floating point.*or int8.*got int64"):
-        quantize(np.zeros((1, 6), np.int64), read_network(tiny))
+        input_rows(np.zeros((1, 6), np.int64), read_network(tiny))
 
 
 def test_nan_is_refused(tiny):
     with pytest.raises(ValueError, match=r"NaN"):
-        quantize(np.full((1, 6), np.nan), read_network(tiny))
+        input_rows(np.full((1, 6), np.nan), read_network(tiny))
 
 
 # Renode: its files are checked everywhere, itself only where it is installed

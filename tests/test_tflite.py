@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from kprune import add_masks, repack, run_tflite, to_tflite
+from kprune import UnsupportedOpError, add_masks, repack, run_tflite, to_tflite
 from kprune.demo import digits_network, load_digits
 from kprune.flatbuffer import read
 
@@ -113,3 +113,19 @@ def test_what_int8_has_no_operator_for_is_refused(capfd: pytest.CaptureFixture[s
         to_tflite(model, np.random.default_rng(0).normal(size=(20, 8, 4)))
 
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.LSTM(3, name="memory"),
+        layers.Bidirectional(layers.GRU(3), name="memory"),
+        layers.ConvLSTM1D(3, 1, name="memory"),
+    ],
+)
+def test_loops_on_which_the_converter_would_crash_are_refused(layer: layers.Layer) -> None:
+    shape = (5, 4, 2) if isinstance(layer, layers.ConvLSTM1D) else (5, 4)
+    model = keras.Sequential([keras.Input(shape), layer])
+
+    with pytest.raises(UnsupportedOpError, match=r"loop .*'memory' \(.*unroll=True"):
+        to_tflite(model, np.random.default_rng(0).normal(size=(20, *shape)))

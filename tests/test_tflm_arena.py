@@ -285,6 +285,7 @@ def test_a_measured_arena_has_the_same_head_and_a_tail_for_32_bits():
 
     assert (measured.head, measured.margin) == (predicted.head, predicted.margin)
     assert tail / 2 < measured.tail < tail
+    assert measured.tail <= predicted.tail
     assert predicted.total % 16 == 0
     assert "recording allocator" in measured.source and "kprune" in predicted.source
 

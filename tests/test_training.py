@@ -273,3 +273,110 @@ def test_every_importance_holds_the_budget_on_other_backends(backend: str) -> No
     require(backend)
 
     assert run(ANY_BACKEND, backend, KERAS_BACKEND=backend) == ["held"]
+
+
+INTERRUPTED = """
+import os, sys
+import keras, numpy, tensorflow as tf
+from kprune import Budget, CompressionLoss, PruneCallback, add_masks
+from test_training import X, Y
+folder, steps = sys.argv[1], int(sys.argv[2])
+tf.config.experimental.enable_op_determinism()
+budget = Budget(macs=0.4)
+
+def train(model, *callbacks, first=0):
+    # Keras saves no state of random layers: it follows the epoch here.
+    dropout = model.get_layer("dropout").seed_generator.state
+    seed = keras.callbacks.LambdaCallback(on_epoch_begin=lambda e, logs: dropout.assign([e, 0]))
+    model.fit(
+        X[:40], Y[:40], 8, 6, shuffle=False, verbose=0, initial_epoch=first,
+        callbacks=[PruneCallback(budget, verbose=0), seed, *callbacks],
+    )
+    return model
+
+def masked(importance):
+    keras.utils.set_random_seed(0)
+    model = add_masks(keras.Sequential([
+        keras.Input((6,)), keras.layers.Dense(12, "relu"), keras.layers.BatchNormalization(),
+        keras.layers.Dropout(0.3, name="dropout"), keras.layers.Dense(8, "relu"),
+        keras.layers.Dense(2),
+    ]), importance=importance)
+    learned = importance == "learned"
+    loss = CompressionLoss("mse", model, budget) if learned else "mse"
+    model.compile(keras.optimizers.Adam(0.01), loss, run_eagerly=True)
+    return model
+
+def same(a, b):
+    values = zip(a.weights + a.optimizer.variables, b.weights + b.optimizer.variables, strict=True)
+    return all((numpy.asarray(p) == numpy.asarray(q)).all() for p, q in values)
+
+class Die(keras.callbacks.Callback):
+    steps = 0
+    def on_train_batch_end(self, batch, logs=None):
+        self.steps += 1
+        if self.steps == steps:
+            os._exit(9)
+
+backup = keras.callbacks.BackupAndRestore(folder)
+resumed = train(masked("taylor"), backup, Die())
+assert same(resumed, train(masked("taylor")))
+path = os.path.join(folder + "-{epoch}.keras")
+whole = train(masked("learned"), keras.callbacks.ModelCheckpoint(path))
+loaded = keras.models.load_model(path.format(epoch=3))
+loaded.run_eagerly = True
+assert not same(loaded, whole)
+assert same(train(loaded, first=3), whole)
+print("equal")
+"""
+
+
+def test_training_that_is_killed_and_resumed_ends_with_the_very_same_weights(
+    tmp_path: Path,
+) -> None:
+    folder = str(tmp_path / "backup")
+
+    # In the ramp, then again behind the freeze: steps 8 and 22 of 30.
+    for steps in ("8", "17"):
+        with pytest.raises(AssertionError):  # it dies before it prints
+            run(INTERRUPTED, folder, steps)
+        assert (tmp_path / "backup" / "latest.weights.h5").is_file()
+
+    assert run(INTERRUPTED, folder, "0") == ["equal"]
+
+
+def test_training_that_is_resumed_in_the_midst_of_an_epoch_never_grows(tmp_path: Path) -> None:
+    """Keras then begins this epoch again, with the weights of its midst."""
+
+    def fit(*callbacks: keras.callbacks.Callback) -> keras.Model:
+        masked = add_masks(network())
+        masked.compile(optimizers.SGD(0.01), "mse", run_eagerly=True)
+        prune = PruneCallback(Budget(macs=0.5), verbose=0)
+        backup = keras.callbacks.BackupAndRestore(tmp_path, save_freq=7)
+        masked.fit(X, Y, 8, 2, verbose=0, callbacks=[prune, backup, *callbacks])
+        return masked
+
+    def count(model: keras.Model) -> int:
+        return int(read_gates(trace(model)).sum())
+
+    class Interrupted(Exception):
+        pass
+
+    class Interrupt(keras.callbacks.Callback):
+        steps = 0
+
+        def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+            self.steps += 1
+            if self.steps == 29:  # saved at 28, frozen since then
+                raise Interrupted
+
+    seen = []
+    watch = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: seen.append(count(watch.model))
+    )
+    with pytest.raises(Interrupted):
+        fit(Interrupt())
+
+    resumed = fit(watch)
+
+    assert len(seen) == 20
+    assert set(seen) == {6 + 4 + 2} == {count(resumed)}

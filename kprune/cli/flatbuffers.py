@@ -4,12 +4,11 @@ import argparse
 from pathlib import Path
 
 import kprune
-from kprune.cli.registry import command, say
+from kprune.cli.registry import code_arguments, command, say
 
 
 def _to_c_array_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("flatbuffer", type=Path, help="a .tflite file")
-    parser.add_argument("--name", help="begins every symbol; by default the name of the file")
+    code_arguments(parser)
     parser.add_argument("--style", default="tflm", choices=("tflm", "arduino", "xxd"))
     parser.add_argument("--labels", help="names of the classes, separated by commas")
     parser.add_argument(
@@ -24,7 +23,6 @@ def _to_c_array_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="measure the arena with TensorFlow Lite Micro instead of predicting it",
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, help="the folder to write to")
 
 
 @command(
@@ -56,17 +54,11 @@ def _to_c_array(args: argparse.Namespace) -> dict:
     return {"files": paths, "bytes": len(flatbuffer)}
 
 
-def _to_c_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("flatbuffer", type=Path, help="a .tflite file")
-    parser.add_argument("--name", help="begins every symbol; by default the name of the file")
-    parser.add_argument("-o", "--output", type=Path, required=True, help="the folder to write to")
-
-
 @command(
     "to-c",
     "write a flatbuffer as stand-alone C, no interpreter needed",
     "kprune to-c gesture.tflite --name gesture -o firmware/",
-    _to_c_arguments,
+    code_arguments,
 )
 def _to_c(args: argparse.Namespace) -> dict:
     files = kprune.to_c(args.flatbuffer.read_bytes(), args.name or args.flatbuffer.stem)

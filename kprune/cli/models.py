@@ -35,6 +35,9 @@ def _demo(args: argparse.Namespace) -> dict:
 def _summary_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="a .keras file: slim, masked or plain")
     parser.add_argument("--baseline", type=Path, help="the .keras file that it came from")
+    parser.add_argument(
+        "--memory", action="store_true", help="also flash and RAM; takes some seconds"
+    )
 
 
 @command(
@@ -49,8 +52,8 @@ def _summary(args: argparse.Namespace) -> dict:
     from kprune import report
 
     if not args.json:
-        report.summary(model, baseline)
-    found = report.profile(model)
+        report.summary(model, baseline, args.memory)
+    found = report.profile(model, kinds=report.KINDS if args.memory else report.COUNTED)
     return {
         "total": found.total,
         "layers": [vars(layer) for layer in found.layers],
@@ -103,7 +106,8 @@ def _to_tflite_arguments(parser: argparse.ArgumentParser) -> None:
 )
 def _to_tflite(args: argparse.Namespace) -> dict:
     data = _load_arrays(args.data) if args.data else None
-    flatbuffer = kprune.to_tflite(_load(args.model), data, args.format)
+    model = _load(args.model)  # First: the name kprune.to_tflite loads Keras, and not quietly.
+    flatbuffer = kprune.to_tflite(model, data, args.format)
     kprune.write_files({args.output.name: flatbuffer}, args.output.parent)
     say(args, f"{args.output}: {len(flatbuffer):,} bytes")
     return {"output": str(args.output), "bytes": len(flatbuffer)}
@@ -130,7 +134,8 @@ def _validate_arguments(parser: argparse.ArgumentParser) -> None:
 )
 def _validate(args: argparse.Namespace) -> dict:
     x, y = _load_labelled(args.data)
-    found = kprune.validate(_load(args.model), args.flatbuffer.read_bytes(), x, y)
+    model = _load(args.model)  # First, as above.
+    found = kprune.validate(model, args.flatbuffer.read_bytes(), x, y)
     if args.plot:
         found.plot(args.plot)
     if not args.json:

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import kprune
-from kprune.cli.registry import command, say
+from kprune.cli.registry import code_arguments, command, say
 
 
 def _boards_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,16 +101,14 @@ def _simulate(args: argparse.Namespace) -> dict:
 
 
 def _firmware_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("flatbuffer", type=Path, help="a .tflite file")
+    code_arguments(parser)
     parser.add_argument("--board", required=True, help="`kprune boards` lists those with a project")
-    parser.add_argument("--name", help="begins every symbol; by default the name of the file")
     parser.add_argument(
         "--runtime",
         default="c",
         choices=("c", "tflm"),
         help="stand-alone C, or TensorFlow Lite Micro as installed by you (c)",
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, help="the folder to write")
 
 
 @command(

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 Arguments = Callable[[argparse.ArgumentParser], None]
 Run = Callable[[argparse.Namespace], dict]
@@ -29,6 +30,13 @@ def command(name: str, help: str, example: str, arguments: Arguments) -> Callabl
         return run
 
     return register
+
+
+def code_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the commands take that write code for a network."""
+    parser.add_argument("flatbuffer", type=Path, help="a .tflite file")
+    parser.add_argument("--name", help="begins every symbol; by default the name of the file")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the folder to write to")
 
 
 def say(args: argparse.Namespace, text: object) -> None:

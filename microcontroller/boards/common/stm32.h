@@ -1,7 +1,9 @@
-/* stm32.h: the few registers of STM32 parts that a board's port.c sets.
+/* stm32.h: the few registers of STM32 parts that a board's port sets.
  *
  * Source: ST reference manuals RM0041 (F100), RM0090 (F405), RM0383 (F411), RM0390 (F446),
- * RM0385 (F746), RM0351 (L476), RM0440 (G474), RM0433 (H743). */
+ * RM0385 (F746), RM0351 (L476), RM0440 (G474), RM0433 (H743). Compared with libopencm3
+ * (lib/stm32/<family>/rcc.c: multipliers, bus dividers, wait states, voltage scales) and with Zephyr
+ * (boards/st/<board>/<board>.dts: serial ports, pins, bus dividers). */
 #ifndef KPRUNE_STM32_H
 #define KPRUNE_STM32_H
 
@@ -18,8 +20,8 @@ struct stm32_clocks {
 };
 
 /* F4 and F7: core = 16 MHz (internal oscillator) / m * n / 2, the buses that clock over their
- * dividers. The internal oscillator is good to 1 %, which a
- * serial line takes, and spares us from knowing a board's crystal. */
+ * dividers. The internal oscillator is good to 1 %, which a serial line takes, and spares us from
+ * knowing a board's crystal. */
 struct stm32f4_plan {
     uint32_t m;            /* 8: 2 MHz into the PLL */
     uint32_t n;            /* 50..432 */
@@ -31,6 +33,7 @@ struct stm32f4_plan {
     int over_drive;        /* F446 and F7 above 168 MHz */
 };
 struct stm32_clocks stm32f4_clock_init(const struct stm32f4_plan *plan);
+extern const struct stm32f4_plan stm32f4_board_plan; /* of boards that share their port: plan.c */
 
 /* L4 and G4: core = 16 MHz (internal oscillator) / m * n / 2; both buses run at that clock. */
 struct stm32l4_plan {
@@ -41,6 +44,7 @@ struct stm32l4_plan {
     int boost;            /* G4 above 150 MHz */
 };
 struct stm32_clocks stm32l4_clock_init(const struct stm32l4_plan *plan);
+extern const struct stm32l4_plan stm32l4_board_plan; /* likewise */
 
 /* General-purpose pins of every family but F1. */
 struct stm32_gpio {

@@ -1,5 +1,7 @@
 /* BBC micro:bit, version 1: nRF51822 at 16 MHz.
- * Serial line: the USB cable of the on-board interface chip. In QEMU: machine microbit. */
+ * Serial line: the USB cable of the on-board interface chip. In QEMU: machine microbit.
+ *
+ * Source: pins as in Zephyr (boards/bbc/microbit). */
 #include "port.h"
 
 #include "nrf.h"

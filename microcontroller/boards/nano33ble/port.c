@@ -1,12 +1,14 @@
 /* Arduino Nano 33 BLE: nRF52840 at 64 MHz, without the Arduino core.
  * Serial line: header pins TX and RX, through a USB-serial adapter: the USB plug is the part's own
- * USB, which only the Arduino sketch drives. In Renode: uart0. */
+ * USB, which only the Arduino sketch drives. In Renode: uart0.
+ *
+ * Source: pins as in Arduino's core for it (variants/ARDUINO_NANO33BLE/variant.cpp). */
 #include "port.h"
 
 #include "nrf.h"
 
-#define TRANSMIT_PIN 32u + 3u /* P1.03, TX */
-#define RECEIVE_PIN 32u + 10u /* P1.10, RX */
+#define TRANSMIT_PIN (32u + 3u) /* P1.03, TX */
+#define RECEIVE_PIN (32u + 10u) /* P1.10, RX */
 
 void port_init(void)
 {

@@ -1,6 +1,6 @@
 # NUCLEO-G474RE: Cortex-M4F
 TOOLS   = arm-none-eabi-
 CPU     = -mthumb -mcpu=cortex-m4 -mfpu=fpv4-sp-d16 -mfloat-abi=hard
-SOURCES = nucleo_g474re/port.c common/cortex_m.c common/stm32_gpio.c common/stm32_usart_v2.c common/stm32l4_clock.c
+SOURCES = nucleo_g474re/plan.c common/nucleo_l4.c common/cortex_m.c common/stm32_gpio.c common/stm32_usart_v2.c common/stm32l4_clock.c
 OPENOCD = board/st_nucleo_g4.cfg
 ORIGIN  = 0x08000000

@@ -1,7 +1,8 @@
 /* NUCLEO-H743ZI and -H743ZI2: STM32H743ZI at 400 MHz, which every revision of the part allows.
  * Serial line: USART3, transmit PD8, receive PD9: the USB cable of the on-board ST-LINK.
  *
- * Source: RM0433, chapters RCC, PWR and FLASH; errata sheet ES0392. */
+ * Source: RM0433, chapters RCC, PWR and FLASH; errata sheet ES0392. Compared with ST's
+ * stm32h7xx_ll_utils.h (wait states) and Zephyr (boards/st/nucleo_h743zi: dividers, pins). */
 #include "port.h"
 
 #include "stm32.h"

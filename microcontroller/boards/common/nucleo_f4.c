@@ -1,4 +1,4 @@
-/* NUCLEO-F446RE: STM32F446RE at 180 MHz.
+/* NUCLEO-64 boards with an F4, at the clock of their plan.c.
  * Serial line: USART2, transmit PA2, receive PA3: the USB cable of the on-board ST-LINK. */
 #include "port.h"
 
@@ -9,22 +9,11 @@
 #define GPIOA ((struct stm32_gpio *)0x40020000)
 #define USART2 ((struct stm32_usart_v1 *)0x40004400)
 
-static const struct stm32f4_plan plan = {
-    .m = 8,
-    .n = 180,
-    .q = 8,
-    .voltage = 3,
-    .flash = (7u << 8) | 5u, /* prefetch, both caches; 5 wait states */
-    .apb1_divider = 4,
-    .apb2_divider = 2,
-    .over_drive = 1,
-};
-
 static uint32_t core_mhz;
 
 void port_init(void)
 {
-    struct stm32_clocks clocks = stm32f4_clock_init(&plan);
+    struct stm32_clocks clocks = stm32f4_clock_init(&stm32f4_board_plan);
 
     core_mhz = clocks.core / 1000000u;
     RCC_AHB1ENR |= 1u << 0; /* GPIOA */

@@ -1,4 +1,4 @@
-/* NUCLEO-L476RG: STM32L476RG at 80 MHz.
+/* NUCLEO-64 boards with an L4 or a G4, at the clock of their plan.c.
  * Serial line: USART2, transmit PA2, receive PA3: the USB cable of the on-board ST-LINK. */
 #include "port.h"
 
@@ -9,19 +9,11 @@
 #define GPIOA ((struct stm32_gpio *)0x48000000)
 #define USART2 ((struct stm32_usart_v2 *)0x40004400)
 
-static const struct stm32l4_plan plan = {
-    .m = 1,
-    .n = 10,
-    .wait_states = 4,
-    .reset_hz = 4000000,
-    .boost = 0,
-};
-
 static uint32_t core_mhz;
 
 void port_init(void)
 {
-    struct stm32_clocks clocks = stm32l4_clock_init(&plan);
+    struct stm32_clocks clocks = stm32l4_clock_init(&stm32l4_board_plan);
 
     core_mhz = clocks.core / 1000000u;
     RCC_AHB2ENR |= 1u << 0;   /* GPIOA */
