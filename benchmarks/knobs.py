@@ -15,6 +15,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -23,7 +24,7 @@ import numpy as np
 
 from benchmarks import training
 from benchmarks.selection import add_row, is_done, one_thread
-from kprune import masking, projection
+from kprune import projection
 from kprune.channels import Trace
 from kprune.cost import Cost
 
@@ -39,81 +40,48 @@ class Variant:
     from_scratch: bool = False
 
 
-def at_least(share: float) -> Callable:
-    """Every layer keeps this share of its channels, or as much of it as fits."""
+def raw(cost: Cost, limits: Mapping[str, float], scores: np.ndarray) -> np.ndarray:
+    """Layers compared by their scores as they are."""
+    return scores / cost.expense(limits) ** projection.EXPONENT
 
-    def least(trace: Trace, worth: np.ndarray) -> np.ndarray:
-        gates = ~trace.free
-        for _, channels in trace.makers:
+
+def same_share(
+    trace: Trace, cost: Cost, limits: Mapping[str, float], scores: np.ndarray, round_to: int
+) -> np.ndarray:
+    """The same share of every layer: scores choose within layers only."""
+    return training.multiplied(trace, training.widest(trace, cost, limits), scores)
+
+
+def at_least(share: float) -> Callable:
+    """Every layer keeps this share of its channels, the worthiest ones."""
+
+    def least(self: Any) -> np.ndarray:
+        gates = ~self._trace.free
+        for _, channels in self._trace.makers:
+            blocks = np.unique(self._of[channels[~gates[channels]]])
             missing = math.ceil(share * len(channels)) - int(gates[channels].sum())
-            closed = channels[~gates[channels]]
-            gates[closed[(-worth[closed]).argsort(kind="stable")[: max(missing, 0)]]] = True
+            gates = self.open(gates, blocks[: max(missing, 0)])
         return gates
 
     return least
 
 
-def over_mean(found: Trace) -> np.ndarray:
-    """Scores in units of the mean of their group: as if all layers were worth the same."""
-    scores = masking.read_scores(found)
-    for group in found.groups:
-        scores[group.channels] /= max(scores[group.channels].mean(), np.finfo(float).tiny)
-    return scores
-
-
-def half_over_mean(found: Trace) -> np.ndarray:
-    """Half way there: scores over the square root of that mean."""
-    scores = masking.read_scores(found)
-    for group in found.groups:
-        scores[group.channels] /= max(scores[group.channels].mean(), np.finfo(float).tiny) ** 0.5
-    return scores
-
-
-def same_share(
-    trace: Trace, cost: Cost, limits: Mapping[str, float], scores: np.ndarray
-) -> np.ndarray:
-    """The same share of every group: scores choose within groups only."""
-    return training.multiplied(trace, training.widest(trace, cost, limits), scores)
-
-
-def floor(share: float) -> Callable:
-    """Every layer keeps this share of what the same factor for all widths would leave it."""
-
-    def project(
-        trace: Trace, cost: Cost, limits: Mapping[str, float], scores: np.ndarray
-    ) -> np.ndarray:
-        least = at_least(share * training.widest(trace, cost, limits))
-        with mock.patch("kprune.projection._least", least):
-            return projection.project(trace, cost, limits, scores)
-
-    return project
-
-
+LEAST = "kprune.projection._Blocks.least"
 VARIANTS = {
     "default": Variant(),
     "structure alone": Variant(from_scratch=True),
     "ramp to 0.3, freeze at 0.4": Variant({"end": 0.3, "freeze": 0.4}),
-    "ramp to 0.15, freeze at 0.2": Variant({"end": 0.15, "freeze": 0.2}),
     "ramp to 0.7, freeze at 0.85": Variant({"end": 0.7, "freeze": 0.85}),
     "start at 0.2": Variant({"start": 0.2}),
     "exponent 0": Variant(replaced={"kprune.projection.EXPONENT": 0.0}),
+    "exponent 0.25": Variant(replaced={"kprune.projection.EXPONENT": 0.25}),
     "exponent 1": Variant(replaced={"kprune.projection.EXPONENT": 1.0}),
-    "scores over the mean of their group": Variant(
-        replaced={"kprune.callbacks.read_scores": over_mean}
-    ),
+    "raw scores": Variant(replaced={"kprune.projection._worth": raw}),
     "the same share of every layer": Variant(replaced={"kprune.callbacks.project": same_share}),
-    "at least half the same share": Variant(replaced={"kprune.callbacks.project": floor(0.5)}),
-    "at least 3/4 of the same share": Variant(replaced={"kprune.callbacks.project": floor(0.75)}),
-    "scores over the root of their group's mean": Variant(
-        replaced={"kprune.callbacks.read_scores": half_over_mean}
-    ),
-    "scores over the mean, exponent 0": Variant(
-        replaced={"kprune.callbacks.read_scores": over_mean, "kprune.projection.EXPONENT": 0.0}
-    ),
+    "at least 10 % of a layer": Variant(replaced={LEAST: at_least(0.1)}),
+    "at least 20 % of a layer": Variant(replaced={LEAST: at_least(0.2)}),
     "momentum 0.9": Variant(replaced={"kprune.importance.MOMENTUM": 0.9}),
     "momentum 0.999": Variant(replaced={"kprune.importance.MOMENTUM": 0.999}),
-    "at least 10 % of a layer": Variant(replaced={"kprune.projection._least": at_least(0.10)}),
-    "at least 20 % of a layer": Variant(replaced={"kprune.projection._least": at_least(0.20)}),
 }
 
 
@@ -132,9 +100,19 @@ def main() -> None:
     for seed, kept, name in itertools.product(args.seeds, args.kept, args.variants):
         key = {"task": args.task, "variant": name, "kept": kept, "seed": seed}
         if not is_done(key, ROWS):
-            found = train(recipe, VARIANTS[name], kept, seed)
+            found = train(recipe, variant(name), kept, seed)
             add_row({**key, **found, "epochs": recipe.task.epochs}, ROWS)
             keras.backend.clear_session()
+
+
+def variant(name: str) -> Variant:
+    """One setting, or several joined by plus signs."""
+    parts = [VARIANTS[part] for part in name.split(" + ")]
+    return Variant(
+        schedule={k: v for part in parts for k, v in part.schedule.items()},
+        replaced={k: v for part in parts for k, v in part.replaced.items()},
+        from_scratch=any(part.from_scratch for part in parts),
+    )
 
 
 def train(recipe: object, variant: Variant, kept: float, seed: int) -> dict:

@@ -16,6 +16,7 @@ TITLES = {
 METHODS = {
     "dense": "dense",
     "taylor": "kprune, taylor",
+    "taylor, raw scores": "kprune, taylor, raw scores",
     "learned": "kprune, learned",
     "magnitude": "kprune, magnitude",
     "uniform": "uniform width",
