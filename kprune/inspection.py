@@ -314,9 +314,14 @@ def _arena_text(inspection: Inspection) -> list[str]:
     arena = inspection.arena
     return [
         *_aligned_rows(rows, "<>><<"),
-        f"arena: {arena.head:,} activations + {arena.tail:,} records of TensorFlow Lite Micro"
+        f"arena: {arena.low:,} activations{_start_text(arena)}"
+        f" + {arena.tail:,} records of TensorFlow Lite Micro"
         f" + {arena.margin:,} for CMSIS-NN = {arena.total:,} bytes",
     ]
+
+
+def _start_text(arena: Arena) -> str:
+    return f" ({arena.head:,}) and the start before" if arena.start > arena.head else ""
 
 
 def _flash_text(inspection: Inspection) -> list[str]:
