@@ -15,8 +15,8 @@ MIB = 1024 * KIB
 MHZ = 1_000_000
 
 # Code of TensorFlow Lite Micro and CMSIS-NN, and what they pull in from the C library, linked for a
-# Cortex-M4 at -O2 without error strings, with the operators of the largest of MLPerf Tiny's networks
-# (DS-CNN: 85,232 bytes); and its static variables: interpreter 208, resolver 228, C library 112.
+# Cortex-M4 at -O2 without error strings, with the operators of MLPerf Tiny's DS-CNN (85,232 bytes);
+# and its static variables: interpreter 208, resolver 228, C library 112, rounded up.
 TFLM_FLASH_BYTES = 84 * KIB
 TFLM_RAM_BYTES = 576
 

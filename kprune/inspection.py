@@ -15,8 +15,7 @@ from kprune.arena import Arena, Plan
 from kprune.boards import BOARDS, TFLM_FLASH_BYTES, Board
 from kprune.flatbuffer import Network, Operator, Tensor
 
-# The code of TensorFlow Lite Micro for the network of MLPerf Tiny that has no convolutions, counted as
-# `TFLM_FLASH_BYTES` is: 32,237 bytes.
+# The same for MLPerf Tiny's autoencoder, which has no convolutions (32,237 bytes).
 _DENSE_RUNTIME_BYTES = 32 * 1024
 
 _BAR_WIDTH = 10
