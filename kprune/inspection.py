@@ -12,7 +12,7 @@ import numpy as np
 from kprune import arena as _arena
 from kprune import flatbuffer as _flatbuffer
 from kprune.arena import Arena, Plan
-from kprune.boards import BOARDS, TFLM_FLASH_BYTES, Board
+from kprune.boards import BOARDS, TFLM_FLASH_BYTES, TFLM_RAM_BYTES, Board
 from kprune.flatbuffer import Network, Operator, Tensor
 
 # The same for MLPerf Tiny's autoencoder, which has no convolutions (32,237 bytes).
@@ -156,7 +156,7 @@ def inspect(flatbuffer: bytes) -> Inspection:
         fits=tuple(
             Fit(
                 board=board,
-                ram_bytes=board.reserve.ram_bytes + arena.total,
+                ram_bytes=board.reserve.ram_bytes + TFLM_RAM_BYTES + arena.total,
                 flash_bytes=board.reserve.flash_bytes + runtime_bytes + len(flatbuffer),
             )
             for board in boards
