@@ -60,14 +60,9 @@ def _taylor(x: Tensor, axis: int, gates: Tensor, scores: Tensor, unit: Tensor) -
         def grad(*args: Tensor, upstream: Tensor = None) -> tuple:
             # torch passes the saved arguments and `upstream`; TensorFlow and JAX only dL/dy.
             dy = args[-1] if upstream is None else upstream
-
-            def moved() -> Tensor:
-                # dL/dgate of each sample, taken before the gate: closed channels are scored too.
-                sensitivity = _per_sample(x * dy, axis)
-                taylor = ops.sum(ops.abs(sensitivity), axis=0) / unit
-                return MOMENTUM * scores + (1.0 - MOMENTUM) * taylor
-
-            score = ops.cond(unit > 0, moved, lambda: ops.copy(scores))
+            # dL/dgate of each sample, taken before the gate: closed channels are scored too.
+            taylor = ops.sum(ops.abs(_per_sample(x * dy, axis)), axis=0) / unit
+            score = MOMENTUM * scores + (1.0 - MOMENTUM) * taylor
             return dy * gates, ops.zeros_like(gates), score, ops.zeros_like(unit)
 
         return x * gates, grad
@@ -111,7 +106,7 @@ IMPORTANCES = {
             # The mean over replicas, each of which has seen its part of the batch.
             "scores": {"initializer": "zeros", "aggregation": "mean"},
             # What a loss of 1 is in the backward pass: the loss scale of mixed precision over the
-            # number of replicas. `PruneCallback` sets it, and to 0 when scores need not move.
+            # number of replicas. `PruneCallback` sets it.
             "unit": {"initializer": "ones", "shape": (), "trainable": False},
         },
         overwrite="scores",
