@@ -5,6 +5,7 @@ FOLDER holds the packed sets with their `load.py`: `load(name)` gives `(x, y), (
 
 import importlib.util
 from pathlib import Path
+from typing import Literal
 
 import keras
 import numpy as np
@@ -20,7 +21,12 @@ def read_set(folder: Path, name: str) -> tuple[Samples, Samples]:
     spec = importlib.util.spec_from_file_location("load", folder / "load.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    (x, y), (x_test, y_test) = module.load(name)
+    return standardized(*module.load(name))
+
+
+def standardized(train: Samples, test: Samples) -> tuple[Samples, Samples]:
+    """Every channel of the training samples has mean 0 and deviation 1."""
+    (x, y), (x_test, y_test) = train, test
     mean, deviation = (f(x, axis=(0, *range(1, x.ndim - 1))) for f in (np.mean, np.std))
     x, x_test = ((part - mean) / deviation for part in (x, x_test))
     return (x.astype("float32"), y.astype("int32")), (
@@ -42,20 +48,28 @@ class Augmented(keras.utils.PyDataset):
     Args:
         samples: `x` of shape `(samples, height, width, channels)` and `y`.
         batch_size: Samples in a batch; the rest of an epoch that fills none is left out.
-        shift: How far a sample is moved at most, along height and width; the edge is repeated.
+        shift: How far a sample is moved at most, along height and width.
         flip: Whether half of the samples are mirrored.
         seed: Of order and changes.
+        border: What a moved sample uncovers, as `numpy.pad` calls it: its edge again, or zeros
+            ("constant").
     """
 
     def __init__(
-        self, samples: Samples, batch_size: int, shift: tuple[int, int], flip: bool, seed: int
+        self,
+        samples: Samples,
+        batch_size: int,
+        shift: tuple[int, int],
+        flip: bool,
+        seed: int,
+        border: Literal["edge", "constant"] = "edge",
     ) -> None:
         super().__init__()
         self.x, self.y = samples
         self.batch_size, self.shift, self.flip = batch_size, shift, flip
         self.size = self.x.shape[1:3]
         margins = [(0, 0), *((s, s) for s in shift), (0, 0)]
-        self.wide = np.pad(self.x, margins, mode="edge")
+        self.wide = np.pad(self.x, margins, mode=border)
         self.rng = np.random.default_rng(seed)
         self.on_epoch_end()
 

@@ -128,6 +128,35 @@ def autoencoder() -> keras.Model:
     return keras.Model(inputs, x, name="autoencoder")
 
 
+def vgg16(width: float = 1.0) -> keras.Model:
+    """VGG-16 with BatchNorm for CIFAR-10: 13 convolutions and one dense layer."""
+    x = inputs = keras.Input((32, 32, 3), name="image")
+    for stage, (filters, count) in enumerate([(64, 2), (128, 2), (256, 3), (512, 3), (512, 3)]):
+        for i in range(count):
+            x = _conv(x, round(filters * width), 3, name=f"conv{stage}_{i}")
+        x = layers.MaxPooling2D(name=f"pool{stage}")(x)
+    x = layers.Flatten(name="flatten")(x)
+    return keras.Model(inputs, layers.Dense(10, name="scores")(x), name="vgg16")
+
+
+def resnet(depth: int, width: float = 1.0) -> keras.Model:
+    """ResNet for CIFAR-10, with 1 x 1 convolutions where a shortcut changes its shape."""
+    x = inputs = keras.Input((32, 32, 3), name="image")
+    x = _conv(x, round(16 * width), 3, name="stem")
+    for stage, base in enumerate((16, 32, 64)):
+        for block in range((depth - 2) // 6):
+            name, filters = f"block{stage}_{block}", round(base * width)
+            strides = 2 if stage and not block else 1
+            y = _conv(x, filters, 3, strides=strides, name=f"{name}_1")
+            y = layers.Conv2D(filters, 3, padding="same", name=f"{name}_2")(y)
+            y = layers.BatchNormalization(name=f"{name}_2_bn")(y)
+            if strides == 2:
+                x = layers.Conv2D(filters, 1, strides=2, name=f"{name}_shortcut")(x)
+            x = layers.ReLU(name=f"{name}_relu")(layers.Add(name=f"{name}_add")([x, y]))
+    x = layers.GlobalAveragePooling2D(name="mean")(x)
+    return keras.Model(inputs, layers.Dense(10, name="scores")(x), name=f"resnet{depth}")
+
+
 def _conv(
     x: keras.KerasTensor, filters: int, size: int | tuple, name: str, strides: int = 1
 ) -> keras.KerasTensor:

@@ -125,17 +125,17 @@ def scored(importance: str, recipe: Recipe, kept: float, seed: int) -> Trained:
 
 def uniform(recipe: Recipe, kept: float, seed: int) -> Trained:
     """All widths multiplied by one factor, and trained from the start."""
-    model = narrowed(recipe.task.network(), kept)
+    model = narrowed(recipe.task.network(), kprune.Budget(macs=kept))
     recipe.fit(model, seed)
     return recipe.result(model)
 
 
-def narrowed(model: keras.Model, kept: float) -> keras.Model:
+def narrowed(model: keras.Model, budget: kprune.Budget) -> keras.Model:
     """The widest network within the budget, all widths multiplied by one factor; fresh weights."""
     masked = kprune.add_masks(model)
     found = trace(masked)
     cost = Cost(found)
-    limits = kprune.Budget(macs=kept).limits(cost.total(np.ones(found.num_channels, bool)))
+    limits = budget.limits(cost.total(np.ones(found.num_channels, bool)))
     write_gates(found, multiplied(found, widest(found, cost, limits)))
     return keras.models.clone_model(kprune.slim(masked))
 
