@@ -69,6 +69,20 @@ def anomaly_detection() -> keras.Model:
     return keras.Model(inputs, layers.Dense(640, name="frames_again")(x), name="anomaly_detection")
 
 
+def streaming_wake_word() -> keras.Model:
+    """MLPerf Tiny: separable convolutions along 30 frames of 40 mel bands; one word, or none."""
+    x = inputs = keras.Input((30, 1, 40), name="frames")
+    for i, (frames, filters) in enumerate([(3, 128), (5, 128), (10, 128), (15, 32)]):
+        size, name = (frames, 1), f"block{i}"
+        x = layers.DepthwiseConv2D(size, use_bias=False, name=f"{name}_depthwise")(x)
+        x = layers.Conv2D(filters, 1, use_bias=False, name=f"{name}_pointwise")(x)
+        x = layers.BatchNormalization(name=f"{name}_bn")(x)
+        x = layers.ReLU(name=f"{name}_relu")(x)
+        x = layers.Dropout(0.2, name=f"{name}_dropout")(x)
+    x = layers.Flatten(name="flatten")(x)
+    return keras.Model(inputs, layers.Dense(3, name="scores")(x), name="streaming_wake_word")
+
+
 def time_series() -> keras.Model:
     """Gestures from a 6-axis sensor: causal and separable 1-D convolutions, then a GRU."""
     x = inputs = keras.Input((128, 6), name="motion")
@@ -149,11 +163,16 @@ APPLICATIONS = {
     "ConvNeXtTiny": (applications.ConvNeXtTiny, 64),
 }
 
-OTHERS = {
+MLPERF_TINY = {
     "MLPerf Tiny KWS (DS-CNN)": keyword_spotting,
     "MLPerf Tiny IC (ResNet-8)": image_classification,
     "MLPerf Tiny VWW (MobileNet V1)": visual_wake_words,
     "MLPerf Tiny AD (autoencoder)": anomaly_detection,
+    "MLPerf Tiny SWW (1-D separable)": streaming_wake_word,
+}
+
+OTHERS = {
+    **MLPERF_TINY,
     "Time series (1-D CNN, GRU)": time_series,
     "U-Net": unet,
     "Convolutional autoencoder": autoencoder,

@@ -19,6 +19,7 @@ from .callbacks import PruneCallback as PruneCallback
 from .callbacks import Schedule as Schedule
 from .slimming import slim as slim
 from .report import summary as summary
+from .sweeping import sweep as sweep
 from .quantization import quantize_aware as quantize_aware
 from .tflite import to_tflite as to_tflite
 from .interpreters import run_tflite as run_tflite

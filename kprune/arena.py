@@ -92,17 +92,24 @@ class Arena:
         head: Activations, and scratch buffers of the reference kernels.
         tail: The interpreter's records, never below the truth.
         margin: What CMSIS-NN's kernels want besides.
+        start: What the interpreter needs before it runs, where the activations come to lie.
         source: Where `head` and `tail` come from, to be printed beside them.
     """
 
     head: int
     tail: int
     margin: int
+    start: int
     source: str
 
     @property
+    def low(self) -> int:
+        """Bytes at the low end: activations, or the start where that takes more."""
+        return max(self.head, self.start)
+
+    @property
     def total(self) -> int:
-        return _aligned(self.head + self.tail + self.margin)
+        return _aligned(self.low + self.tail + self.margin)
 
 
 def arena(network: Network) -> Arena:
@@ -118,7 +125,11 @@ def arena(network: Network) -> Arena:
         UnsupportedOpError: As for `plan`.
     """
     return Arena(
-        plan(network).peak, tail_bytes(network), cmsis_margin(network), "planned by kprune"
+        plan(network).peak,
+        tail_bytes(network),
+        cmsis_margin(network),
+        start_bytes(network),
+        "planned by kprune",
     )
 
 
@@ -169,6 +180,32 @@ def tail_bytes(network: Network, pointer_bytes: int = 4) -> int:
     variables = sum(_aligned(t.num_bytes) for t in network.tensors if t.is_variable)
     structs = pointers * pointer_bytes + math.ceil(8 * others)
     return structs + 16 * num_ends + records + variables
+
+
+def start_bytes(network: Network, pointer_bytes: int = 4) -> int:
+    """What the interpreter needs while it starts: for a small network, more than its activations.
+
+    First each kernel looks at its tensors, then the planner lays all of them out.
+
+    Args:
+        network: As from `kprune.flatbuffer.read`.
+        pointer_bytes: As for `tail_bytes`.
+
+    Source:
+        tflite-micro: `TfLiteTensor` and its zero points; `ScratchBufferRequest`, 12 in reserve;
+        `AllocationInfo` of all tensors and scratch buffers; the greedy planner's `per_buffer_size`.
+    """
+    requests = sum(len(_cmsis_scratch(operator, network)) for operator in network.operators)
+    asked = 2 * pointer_bytes * (requests + 12) + 2 * _ALIGNMENT
+    seen = max((_seen_bytes(o, network, pointer_bytes) for o in network.operators), default=0)
+    placed = sum(_is_planned(tensor) for tensor in network.tensors)
+    infos = (16 + 2 * pointer_bytes) * (len(network.tensors) + requests)
+    return asked + max(seen, infos + 40 * (placed + requests))
+
+
+def _seen_bytes(operator: Operator, network: Network, pointer_bytes: int) -> int:
+    tensors = [network.tensors[i] for i in (*operator.inputs, *operator.outputs) if i != -1]
+    return sum(12 * pointer_bytes + 4 * len(t.zero_point) + 20 for t in tensors)
 
 
 def room_bytes(network: Network) -> int:

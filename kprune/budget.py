@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kprune.boards import TFLM_FLASH_BYTES, Board, board
+from kprune.boards import TFLM_FLASH_BYTES, TFLM_RAM_BYTES, Board, board
 from kprune.cost import KINDS
 
 Amount = float | int | str
@@ -25,7 +25,7 @@ class Budget:
         ram_bytes: Bytes of the arena that TensorFlow Lite Micro needs for it, as `to_c_array`
             states it. The stand-alone C of `to_c` needs less of both.
         board: Name of a board: flash and RAM as in the table of `kprune boards`, less what the
-            program around the network takes and, of the flash, TensorFlow Lite Micro.
+            program around the network takes, and TensorFlow Lite Micro besides its arena.
 
     A float in (0, 1] is the share of the original to keep, an int an absolute number; bytes may
     be text such as "60 KiB".
@@ -88,16 +88,22 @@ class Budget:
         return {kind: min(limit, room.get(kind, limit)) for kind, limit in limits.items()}
 
 
-def _room(row: Board) -> dict[str, int]:
-    room = {
+def room_on(row: Board) -> dict[str, int]:
+    """Bytes that a board has left for a network; below 1 where it has none."""
+    return {
         "flash_bytes": row.free_flash_bytes - TFLM_FLASH_BYTES,
-        "ram_bytes": row.free_ram_bytes,
+        "ram_bytes": row.free_ram_bytes - TFLM_RAM_BYTES,
     }
+
+
+def _room(row: Board) -> dict[str, int]:
+    room = room_on(row)
     if min(room.values()) < 1:
         raise ValueError(
             f"Board {row.name!r} has no room to keep to: {row.flash_bytes:,} bytes of flash and "
             f"{row.ram_bytes:,} of RAM, of which the program takes {row.reserve.flash_bytes:,} and "
-            f"{row.reserve.ram_bytes:,}, and TensorFlow Lite Micro {TFLM_FLASH_BYTES:,} of flash. "
+            f"{row.reserve.ram_bytes:,}, and TensorFlow Lite Micro {TFLM_FLASH_BYTES:,} of flash "
+            f"and {TFLM_RAM_BYTES:,} of RAM. "
             "State flash_bytes and ram_bytes."
         )
     return room

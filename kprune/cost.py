@@ -115,14 +115,19 @@ class Cost:
         return {kind: self._increase(kind, counts) for kind in COUNTED}
 
     def expense(self, limits: Mapping[str, float]) -> np.ndarray:
-        """What each channel takes of the limits in the whole network, in shares; never zero."""
-        added: dict[str, np.ndarray] = self.increase(np.ones(self._num_channels, bool))
+        """What each channel takes of the limits in the whole network, in shares; never zero.
+
+        Limits that the whole network keeps are in nobody's way, and do not count.
+        """
+        whole = np.ones(self._num_channels, bool)
+        limits = {k: limit for k, limit in limits.items() if self._measure(k, whole) > limit}
+        added: dict[str, np.ndarray] = self.increase(whole)
         if self._footprint:
             added["flash_bytes"] = self._footprint.flash_shares()
             if "ram_bytes" in limits:
                 added["ram_bytes"] = self._footprint.ram_shares(limits["ram_bytes"])
-        share = sum(added[kind] / limit for kind, limit in limits.items())
-        return np.maximum(share, np.finfo(float).tiny)
+        shares = (added[kind] / limit for kind, limit in limits.items())
+        return np.maximum(sum(shares, start=np.zeros(len(whole))), np.finfo(float).tiny)
 
     def _counts(self, gates: np.ndarray) -> np.ndarray:
         """Live channels of each vector; the last entry, which `-1` finds, is the fixed 1."""

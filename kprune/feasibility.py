@@ -8,8 +8,8 @@ from rich import box
 from rich.console import Group as Rows
 from rich.table import Table
 
-from kprune.boards import BOARDS, TFLM_FLASH_BYTES, Board
-from kprune.budget import Budget
+from kprune.boards import BOARDS, Board
+from kprune.budget import Budget, room_on
 from kprune.channels import Trace
 from kprune.cost import KINDS, MEMORY, Cost
 from kprune.errors import BudgetError
@@ -98,10 +98,7 @@ def _boards(
 
 
 def _has_room(row: Board, size: Mapping[str, int]) -> bool:
-    return (
-        size["flash_bytes"] <= row.free_flash_bytes - TFLM_FLASH_BYTES
-        and size["ram_bytes"] <= row.free_ram_bytes
-    )
+    return all(size[kind] <= room for kind, room in room_on(row).items())
 
 
 def _cost_table(found: Feasibility) -> Table:

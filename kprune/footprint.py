@@ -7,7 +7,8 @@ lengths of its vectors. What cannot be told counts in full, so neither figure is
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -72,6 +73,7 @@ class Footprint:
         self._structure = (
             len(flatbuffer)
             - self._table.vector_bytes(self._shapes(whole))
+            + _shared_constants_bytes(self.network)
             + _ZERO_POINT_BYTES * _shared_zero_points(self.network)
         )
 
@@ -187,8 +189,10 @@ def _generic(trace: Trace) -> tuple[keras.Model, list[np.ndarray]]:
 
 
 def _shifted(rng: np.random.Generator, value: np.ndarray) -> np.ndarray:
-    # Upwards, for there are variances among them.
-    return value + rng.uniform(0.001, 0.01, value.shape).astype("float32")
+    # Vectors (biases, scales, statistics) go upwards, for there are variances among them, and by
+    # so much that int8 sees it. Kernels keep their mean, or activations would explode.
+    low, high = (0.1, 1.0) if value.ndim == 1 else (-0.01, 0.01)
+    return value + rng.uniform(low, high, value.shape).astype(value.dtype)
 
 
 def _made(trace: Trace) -> dict[str, np.ndarray]:
@@ -350,6 +354,19 @@ def _slim(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
         zero_point=np.broadcast_to(np.int64(0), scales),
         data=None if tensor.data is None else np.broadcast_to(tensor.data.dtype.type(0), shape),
     )
+
+
+def _shared_constants_bytes(network: Network) -> int:
+    """What the file would be longer if no two constants and no two of their scales were equal."""
+    constants = [t for t in network.tensors if t.data is not None and t.size > 1]
+    data = _repeated(t.data.tobytes() for t in constants if t.data is not None)
+    scales = _repeated(t.scale.tobytes() for t in constants if len(t.scale))
+    return sum(_aligned(n + 12) for n in data) + sum(4 + n for n in scales)
+
+
+def _repeated(contents: Iterable[bytes]) -> list[int]:
+    """The lengths of those that came before already."""
+    return [len(c) for c, count in Counter(contents).items() for _ in range(count - 1)]
 
 
 def _shared_zero_points(network: Network) -> int:

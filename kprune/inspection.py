@@ -12,11 +12,11 @@ import numpy as np
 from kprune import arena as _arena
 from kprune import flatbuffer as _flatbuffer
 from kprune.arena import Arena, Plan
-from kprune.boards import BOARDS, TFLM_FLASH_BYTES, Board
+from kprune.boards import BOARDS, TFLM_FLASH_BYTES, TFLM_RAM_BYTES, Board
 from kprune.flatbuffer import Network, Operator, Tensor
 
-# The code of TensorFlow Lite Micro for a network without convolutions (MLPerf Tiny's autoencoder).
-_DENSE_RUNTIME_BYTES = 27 * 1024
+# The same for MLPerf Tiny's autoencoder, which has no convolutions (32,237 bytes).
+_DENSE_RUNTIME_BYTES = 32 * 1024
 
 _BAR_WIDTH = 10
 
@@ -156,7 +156,7 @@ def inspect(flatbuffer: bytes) -> Inspection:
         fits=tuple(
             Fit(
                 board=board,
-                ram_bytes=board.reserve.ram_bytes + arena.total,
+                ram_bytes=board.reserve.ram_bytes + TFLM_RAM_BYTES + arena.total,
                 flash_bytes=board.reserve.flash_bytes + runtime_bytes + len(flatbuffer),
             )
             for board in boards
@@ -313,9 +313,14 @@ def _arena_text(inspection: Inspection) -> list[str]:
     arena = inspection.arena
     return [
         *_aligned_rows(rows, "<>><<"),
-        f"arena: {arena.head:,} activations + {arena.tail:,} records of TensorFlow Lite Micro"
+        f"arena: {arena.low:,} activations{_start_text(arena)}"
+        f" + {arena.tail:,} records of TensorFlow Lite Micro"
         f" + {arena.margin:,} for CMSIS-NN = {arena.total:,} bytes",
     ]
+
+
+def _start_text(arena: Arena) -> str:
+    return f" ({arena.head:,}) and the start before" if arena.start > arena.head else ""
 
 
 def _flash_text(inspection: Inspection) -> list[str]:

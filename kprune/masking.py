@@ -5,8 +5,9 @@ removed channel, whatever comes before: BatchNorm's beta, a sigmoid, a residual 
 front of one group are opened and closed together.
 """
 
+import functools
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import keras
 import numpy as np
@@ -77,12 +78,21 @@ def add_masks(
     copies = copy_layers(found.graph)
     masks = _masks(found, importance, {layer.name for layer in copies.values()})
     readers = {id(p.reader) for p in mixing_points(found.graph, found.flows, found.tensors)}
+    behind: dict[int, keras.KerasTensor] = {}
+
+    def masked_once(source: int, tensor: keras.KerasTensor) -> keras.KerasTensor:
+        # However many read it: of a mask with two calls the "gradients" add up, and these are the
+        # score's next value, which would double with every step.
+        if source not in behind:
+            behind[source] = masks[source](tensor)
+        return behind[source]
 
     def call(step: Call, *args: object, **kwargs: object) -> object:
         # Only what mixes reads behind the mask: a score then tells what is lost at this very
         # place, and a group adds up its places without counting a residual path twice.
-        if id(step) in readers and id(step.inputs[0]) in masks:
-            args, kwargs = _with_first(masks[id(step.inputs[0])], (args, kwargs))
+        if id(step) in readers and (source := id(step.inputs[0])) in masks:
+            mask = functools.partial(masked_once, source)
+            args, kwargs = _with_first(mask, (args, kwargs))
         return copies[id(step.operation)](*args, **kwargs)
 
     masked = rebuild(found.graph, call)
@@ -273,7 +283,7 @@ def _masks(found: Trace, importance: str, taken: set[str]) -> dict[int, ChannelM
     return masks
 
 
-def _with_first(mask: ChannelMask, arguments: tuple[tuple, dict]) -> tuple[tuple, dict]:
+def _with_first(mask: Callable, arguments: tuple[tuple, dict]) -> tuple[tuple, dict]:
     """The arguments of a call with its first tensor masked, by position or by keyword."""
     flat = tree.flatten(arguments)
     first = next(i for i, value in enumerate(flat) if isinstance(value, keras.KerasTensor))

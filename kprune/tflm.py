@@ -55,6 +55,7 @@ def measure_arena(flatbuffer: bytes) -> Arena:
         head=recorded["head"],
         tail=recorded["tail"] - halved // 2,
         margin=_arena.cmsis_margin(network),
+        start=_arena.start_bytes(network),
         source="measured with TensorFlow Lite Micro's recording allocator",
     )
 

@@ -32,7 +32,7 @@ def test_every_board_that_says_so_has_a_folder_and_no_folder_is_forgotten():
 
     expected = {b.name for b in BOARDS.values() if b.program in ("bare-metal", "host")}
     assert expected <= folders
-    assert folders - expected == {"common", "template", "nano33ble"}
+    assert folders - expected == {"common", "template", "nano33ble", "uno_r4"}
 
 
 def test_every_renode_board_has_a_platform_file_with_that_serial_port():

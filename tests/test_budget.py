@@ -2,7 +2,7 @@
 
 import pytest
 
-from kprune.boards import TFLM_FLASH_BYTES, board
+from kprune.boards import TFLM_FLASH_BYTES, TFLM_RAM_BYTES, board
 from kprune.budget import Budget
 
 
@@ -52,6 +52,6 @@ def test_a_board_gives_what_program_and_interpreter_leave() -> None:
     limits = Budget(board="uno_r4").limits(full)
 
     assert limits["flash_bytes"] == uno.flash_bytes - uno.reserve.flash_bytes - TFLM_FLASH_BYTES
-    assert limits["ram_bytes"] == uno.ram_bytes - uno.reserve.ram_bytes
+    assert limits["ram_bytes"] == uno.ram_bytes - uno.reserve.ram_bytes - TFLM_RAM_BYTES
     assert Budget(board="uno_r4", ram_bytes=5000).limits(full)["ram_bytes"] == 5000
     assert Budget(board="uno_r4", ram_bytes=50_000).limits(full)["ram_bytes"] == limits["ram_bytes"]

@@ -98,6 +98,21 @@ def test_increase_is_what_opening_one_channel_adds() -> None:
             assert added[kind][channel] == after[kind] - before[kind]
 
 
+def test_a_limit_that_the_whole_network_keeps_makes_no_channel_dear() -> None:
+    found = trace(resnet(20))
+    cost = Cost(found)
+    whole = cost.total(np.ones(found.num_channels, bool))
+    half = whole["macs"] // 2
+
+    alone = cost.expense({"macs": half})
+    kept = cost.expense({"macs": half, "params": whole["params"]})
+    missed = cost.expense({"macs": half, "params": whole["params"] - 1})
+
+    assert (kept == alone).all()
+    assert (missed > alone).any()
+    assert (cost.expense(whole) > 0).all()
+
+
 def test_an_open_input_shape_has_no_known_cost() -> None:
     inputs = keras.Input((None, None, 3), name="picture")
     model = keras.Model(inputs, layers.Conv2D(4, 3)(inputs))

@@ -7,13 +7,14 @@ import zoo
 from conftest import require
 
 import kprune
+from benchmarks import networks
 from kprune import arena, flatbuffer, tflm
 from kprune.c.resolver import op_resolver, operator_names
 from kprune.graph import read_graph
 from kprune.report import profile
 from kprune.tflite import convert
 
-NETWORKS = [zoo.plain, zoo.concat, zoo.squeeze_excite]
+NETWORKS = [zoo.plain, zoo.concat, zoo.squeeze_excite, networks.streaming_wake_word]
 
 
 @pytest.fixture(scope="module", params=NETWORKS, ids=lambda build: build.__name__)

@@ -100,6 +100,22 @@ def test_among_equally_dear_channels_the_best_scores_stay() -> None:
     assert np.flatnonzero(gates[hidden]).tolist() == [1, 3, 5, 6]
 
 
+def test_a_wide_layer_is_not_emptied_because_each_of_its_scores_is_small() -> None:
+    inputs = keras.Input((8,))
+    x = layers.Dense(16, name="narrow")(inputs)
+    x = layers.Dense(8, name="between")(x)
+    x = layers.Dense(32, name="wide")(x)
+    found = trace(keras.Model(inputs, layers.Dense(8)(x)))
+    narrow, wide = found.groups[1].channels, found.groups[3].channels
+    scores = np.full(found.num_channels, 9.0)
+    scores[narrow] = np.linspace(0.1, 1, 16)
+    scores[wide] = scores[np.r_[narrow, narrow]] / 4
+
+    gates = project(found, Cost(found), {"macs": 240}, scores)
+
+    assert gates[wide].sum() > gates[narrow].sum() / 3
+
+
 def test_an_impossible_budget_names_the_least_possible() -> None:
     found, cost, _ = digits()
 

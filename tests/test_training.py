@@ -48,6 +48,26 @@ def scores(
 
 PLAIN = scores()
 
+
+def test_the_score_of_a_tensor_that_two_layers_read_is_a_moving_average() -> None:
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    x = layers.Dense(8, "relu", name="hidden")(inputs)
+    model = keras.Model(inputs, layers.Add()([layers.Dense(2)(x), layers.Dense(2)(x)]))
+    masked = add_masks(model)
+    masked.compile(optimizers.SGD(0.0), "mse", run_eagerly=True)
+    found = trace(masked)
+    steps = []
+
+    for _ in range(3):
+        masked.train_on_batch(X[:8], Y[:8])
+        steps.append(read_scores(found))
+
+    assert len(found.masks) == 1
+    np.testing.assert_allclose(steps[1], 1.99 * steps[0], rtol=1e-4)
+    np.testing.assert_allclose(steps[2], (1.99 * 0.99 + 1) * steps[0], rtol=1e-4)
+
+
 OPTIMIZERS = {
     "clipped": optimizers.SGD(0.0, clipnorm=1e-4),
     "clipped by value": optimizers.SGD(0.0, clipvalue=1e-4),

@@ -204,8 +204,8 @@ def _arena_macros(name: str, network: Network, arena: Arena | None) -> list[str]
         return []
     return [
         "/* RAM for tflite::MicroInterpreter on a 32-bit core, in bytes:",
-        f" * {arena.head} for activations, {arena.tail} for its records, {arena.margin} for",
-        f" * CMSIS-NN; {arena.source}.",
+        f" * {arena.low} for its start, then the activations, {arena.tail} for its records,",
+        f" * {arena.margin} for CMSIS-NN; {arena.source}.",
         " * Reserve it at a multiple of 16 bytes. */",
         f"#define {name.upper()}_TENSOR_ARENA_SIZE {arena.total}",
         "",

@@ -1,6 +1,7 @@
 """Commands on Keras models. Keras is loaded when one of them runs, not before."""
 
 import argparse
+import contextlib
 import os
 import tempfile
 import zipfile
@@ -143,6 +144,65 @@ def _validate(args: argparse.Namespace) -> dict:
 
         rich.print(found)
     return found.to_dict()
+
+
+def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "train",
+        type=Path,
+        help='a Python file with a function train(prune) -> (masked model, {"accuracy": ...}), '
+        "called with a PruneCallback for each budget",
+    )
+    for field, help in _BUDGETS.items():
+        flag = f"--{field.replace('_', '-')}"
+        parser.add_argument(flag, type=_amount, nargs="+", default=[], metavar="N", help=help)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="a folder for the points")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at the same time (1)")
+
+
+_BUDGETS = {
+    "macs": "a budget each: shares to keep (0.25), or absolute numbers",
+    "params": "the same for parameters",
+    "flash_bytes": 'the same for flash; also as text, "60 KiB"',
+    "ram_bytes": "the same for RAM",
+    "board": "a budget each: names of boards, whose flash and RAM are to suffice",
+}
+
+
+def _amount(text: str) -> float | int | str:
+    for number in (int, float):
+        with contextlib.suppress(ValueError):
+            return number(text)
+    return text
+
+
+@command(
+    "sweep",
+    "train under several budgets, and draw accuracy over MACs, flash and RAM",
+    "kprune sweep train.py --macs 0.5 0.25 0.1 --board uno_r4 --jobs 2 -o sweep",
+    _sweep_arguments,
+)
+def _sweep(args: argparse.Namespace) -> dict:
+    budgets = [
+        kprune.Budget(**{field: value}) for field in _BUDGETS for value in getattr(args, field)
+    ]
+    _keras()
+    points = kprune.sweep(args.train, budgets, args.output, args.jobs)
+    for point in points:
+        say(args, f"{point['name']}: {point.get('error') or _figures(point)}")
+    failed = [point["name"] for point in points if "error" in point]
+    if failed:
+        raise RuntimeError(
+            f"{len(failed)} of {len(points)} points failed: {', '.join(failed)}. Each folder has "
+            "an error.txt; the same command tries them again and leaves the others as they are."
+        )
+    return {"output": str(args.output), "points": points}
+
+
+def _figures(point: dict) -> str:
+    metrics = [f"{name} {value:.4g}" for name, value in point["metrics"].items()]
+    costs = [f"{key} {point[key]:,}" for key in ("macs", "params", "file_bytes") if key in point]
+    return ", ".join(metrics + costs)
 
 
 def _load(path: Path) -> Any:

@@ -146,7 +146,7 @@ def test_the_arduino_style_named_model_is_what_the_arduino_examples_have():
 def test_the_arena_is_predicted_unless_it_was_measured():
     flatbuffer = flatbuffer_zoo.residual_network()
     predicted = arena(kprune_flatbuffer.read(flatbuffer))
-    measured = Arena(head=1000, tail=500, margin=95, source="measured")
+    measured = Arena(head=1000, tail=500, margin=95, start=0, source="measured")
 
     header = to_c_array(flatbuffer, "gesture")["gesture_model_data.h"]
     other = to_c_array(flatbuffer, "gesture", arena=measured)["gesture_model_data.h"]

@@ -1,0 +1,182 @@
+"""What masks cost while training: time of a step, memory, and the time of a projection.
+
+    python -m benchmarks.overhead [--rounds 12] [--json FILE]
+
+Time: all variants of a network in one process, in turn, a few steps at a time, so that a busy
+moment hits all alike; the ratio to the plain network, of the least and of the median round.
+Memory: a fresh process for each variant; growth of its peak from before the network was built.
+Projection: scores to gates of ResNet50 (more than 10,000 channels), against the training between
+two projections.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import layers
+
+from benchmarks.networks import build
+from kprune import Budget, CompressionLoss, add_masks
+from kprune.callbacks import PROJECTIONS, Schedule
+from kprune.channels import trace
+from kprune.cost import Cost
+from kprune.importance import IMPORTANCES
+from kprune.masking import read_scores, write_gates
+from kprune.projection import project
+
+BUDGET = Budget(macs=0.25)
+VARIANTS = ["plain", *IMPORTANCES]
+STEPS = 3
+# A fit of this many steps is what a projection is compared with.
+FIT = 10_000
+
+
+def vgg() -> keras.Model:
+    """VGG-16 with BatchNormalization on 32 x 32, a quarter as wide."""
+    x = inputs = keras.Input((32, 32, 3))
+    for width, repeats in ((16, 2), (32, 2), (64, 3), (128, 3), (128, 3)):
+        for _ in range(repeats):
+            x = layers.Conv2D(width, 3, padding="same", use_bias=False)(x)
+            x = layers.ReLU()(layers.BatchNormalization()(x))
+        x = layers.MaxPooling2D()(x)
+    x = layers.Dense(128, activation="relu")(layers.Flatten()(x))
+    return keras.Model(inputs, layers.Dense(10)(x), name="vgg")
+
+
+# Name -> how to build it, and the batch to train it with.
+NETWORKS: dict[str, tuple[Callable[[], keras.Model], int]] = {
+    "ResNet-8": (lambda: build("MLPerf Tiny IC (ResNet-8)"), 64),
+    "DS-CNN": (lambda: build("MLPerf Tiny KWS (DS-CNN)"), 64),
+    "VGG-16, 1/4": (vgg, 64),
+    "MobileNet, 1/4": (lambda: build("MLPerf Tiny VWW (MobileNet V1)"), 32),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
+    parser.add_argument("--json", type=Path, help="write the figures there, too")
+    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.peak:
+        print(peak(*args.peak))
+        return
+    result: dict[str, object] = {}
+    for name in args.networks:
+        result[name] = {"time": times(name, args.rounds), "memory": memory(name)}
+        print(name, json.dumps(result[name]), flush=True)
+    result["projection"] = projection()
+    print("projection", json.dumps(result["projection"]))
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def trainer(name: str, variant: str) -> Callable[[], object]:
+    """A compiled network of that variant; calling it trains one step."""
+    make, batch = NETWORKS[name]
+    model = make()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    if variant != "plain":
+        model = add_masks(model, importance=variant)
+    if variant == "learned":
+        loss = CompressionLoss(loss, model, BUDGET)
+    model.compile("adam", loss, jit_compile=False)
+    x = keras.random.normal((batch, *model.input_shape[1:]))
+    y = np.arange(batch) % model.output_shape[-1]
+    return lambda: model.train_on_batch(x, y)
+
+
+def times(name: str, rounds: int) -> dict[str, dict[str, float]]:
+    """Seconds of a step of the plain network; of the others, times those."""
+    steps = {variant: trainer(name, variant) for variant in VARIANTS}
+    for step in steps.values():
+        step()
+        step()
+    seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    for _ in range(rounds):
+        for variant, step in steps.items():
+            start = time.perf_counter()
+            for _ in range(STEPS):
+                step()
+            seconds[variant].append((time.perf_counter() - start) / STEPS)
+    plain = seconds["plain"]
+    return {
+        how: {
+            "plain_seconds": round(of(plain), 4),
+            **{v: round(of(seconds[v]) / of(plain), 3) for v in VARIANTS[1:]},
+        }
+        for how, of in (("least", min), ("median", statistics.median))
+    }
+
+
+def memory(name: str) -> dict[str, float]:
+    """Megabytes by which the peak of training the plain network grows; of the others, the ratio."""
+    command = [sys.executable, "-m", "benchmarks.overhead", "--peak", name]
+    grown = {
+        variant: float(
+            subprocess.run([*command, variant], check=True, capture_output=True, text=True).stdout
+        )
+        for variant in VARIANTS
+    }
+    plain = grown["plain"]
+    return {
+        "plain_megabytes": round(plain, 1),
+        **{v: round(grown[v] / plain, 3) for v in VARIANTS[1:]},
+    }
+
+
+def peak(name: str, variant: str) -> float:
+    keras.ops.zeros(1)  # what TensorFlow takes for itself
+    before = high_water()
+    step = trainer(name, variant)
+    for _ in range(8):
+        step()
+    return high_water() - before
+
+
+def high_water() -> float:
+    """Peak memory of this process, megabytes. (`ru_maxrss` would be that of its parent.)"""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def projection() -> dict[str, float]:
+    model = add_masks(build("ResNet50"))
+    found = trace(model)
+    cost = Cost(found)
+    limits = {"macs": 0.5 * cost.total(np.ones(found.num_channels, bool))["macs"]}
+    rng = np.random.default_rng(0)
+    for mask, _ in found.masks:
+        mask.scores.assign(rng.exponential(size=mask.scores.shape))
+    seconds = []
+    for _ in range(7):
+        start = time.perf_counter()
+        write_gates(found, project(found, cost, limits, read_scores(found)))
+        seconds.append(time.perf_counter() - start)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(True), jit_compile=False)
+    x, y = rng.normal(size=(32, 64, 64, 3)), np.arange(32) % 10
+    steps = []
+    for _ in range(5):
+        start = time.perf_counter()
+        model.train_on_batch(x, y)
+        steps.append(time.perf_counter() - start)
+    schedule = Schedule()
+    times_ = (schedule.freeze - schedule.start) * PROJECTIONS
+    return {
+        "channels": found.num_channels,
+        "projection_seconds": round(statistics.median(seconds), 4),
+        "step_seconds": round(statistics.median(steps), 3),
+        f"share_of_{FIT}_steps": round(min(seconds) * times_ / (FIT * min(steps)), 6),
+    }
+
+
+if __name__ == "__main__":
+    main()
