@@ -3,7 +3,8 @@
     python -m benchmarks.overhead [--rounds 12] [--json FILE]
 
 Time: all variants of a network in one process, in turn, a few steps at a time, so that a busy
-moment hits all alike; the ratio to the plain network, of the least and of the median round.
+moment hits all alike; the ratio to the plain network, of the least and of the median round. Behind
+the freeze "taylor" scores no more, so that a whole fit costs the mean of both by their shares.
 Memory: a fresh process for each variant; growth of its peak from before the network was built.
 Projection: scores to gates of ResNet50 (more than 10,000 channels), against the training between
 two projections.
@@ -32,7 +33,8 @@ from kprune.masking import read_scores, write_gates
 from kprune.projection import project
 
 BUDGET = Budget(macs=0.25)
-VARIANTS = ["plain", *IMPORTANCES]
+# "frozen": taylor behind the freeze, when scores stay as they are.
+VARIANTS = ["plain", *IMPORTANCES, "frozen"]
 STEPS = 3
 # A fit of this many steps is what a projection is compared with.
 FIT = 10_000
@@ -85,7 +87,10 @@ def trainer(name: str, variant: str) -> Callable[[], object]:
     model = make()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     if variant != "plain":
-        model = add_masks(model, importance=variant)
+        model = add_masks(model, importance=variant if variant in IMPORTANCES else "taylor")
+    if variant == "frozen":
+        for mask, _ in trace(model).masks:
+            mask.unit.assign(0.0)
     if variant == "learned":
         loss = CompressionLoss(loss, model, BUDGET)
     model.compile("adam", loss, jit_compile=False)
@@ -107,14 +112,16 @@ def times(name: str, rounds: int) -> dict[str, dict[str, float]]:
             for _ in range(STEPS):
                 step()
             seconds[variant].append((time.perf_counter() - start) / STEPS)
-    plain = seconds["plain"]
-    return {
-        how: {
-            "plain_seconds": round(of(plain), 4),
-            **{v: round(of(seconds[v]) / of(plain), 3) for v in VARIANTS[1:]},
-        }
-        for how, of in (("least", min), ("median", statistics.median))
-    }
+    return {"least": _ratios(seconds, min), "median": _ratios(seconds, statistics.median)}
+
+
+def _ratios(seconds: dict[str, list[float]], of: Callable) -> dict[str, float]:
+    plain = of(seconds["plain"])
+    ratios = {variant: of(seconds[variant]) / plain for variant in VARIANTS[1:]}
+    freeze = Schedule().freeze
+    ratios["taylor, whole fit"] = freeze * ratios["taylor"] + (1 - freeze) * ratios["frozen"]
+    rounded = {variant: round(ratio, 3) for variant, ratio in ratios.items()}
+    return {"plain_seconds": round(plain, 4), **rounded}
 
 
 def memory(name: str) -> dict[str, float]:

@@ -151,6 +151,8 @@ class PruneCallback(keras.callbacks.Callback):
         before, self._step = self._step, self._epoch * self._steps + batch + 1
         if self._is_due(before, self._step):
             self._project(self.schedule.excess(self._step / self._total))
+        if before < self._freeze <= self._step:
+            self._set_unit()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if self._steps is None:
@@ -176,9 +178,14 @@ class PruneCallback(keras.callbacks.Callback):
     def _total(self) -> int:
         return self.params["epochs"] * self._steps
 
+    @property
+    def _freeze(self) -> int:
+        """The step from which on the gates stay."""
+        return int(self.schedule.freeze * self._total)
+
     def _is_due(self, before: int, now: int) -> bool:
         """Whether a projection falls in the steps after `before`, up to and including `now`."""
-        start, freeze = (int(s * self._total) for s in (self.schedule.start, self.schedule.freeze))
+        start, freeze = int(self.schedule.start * self._total), self._freeze
         every = max(1, self._total // PROJECTIONS)
         if before < freeze <= now:
             return True
@@ -209,8 +216,12 @@ class PruneCallback(keras.callbacks.Callback):
         object.__setattr__(optimizer, "_model_variables_moving_average", own)
 
     def _set_unit(self) -> None:
-        """Tell the masks what Keras takes back of gradients, but not of what overwrites."""
-        unit = _unit(self.model)
+        """Tell the masks what Keras takes back of gradients, but not of what overwrites.
+
+        Nothing at all once the gates stay: then the scores need not move, which saves time.
+        """
+        is_frozen = self._step is not None and self._step >= self._freeze
+        unit = 0.0 if is_frozen else _unit(self.model)
         if unit != self._unit:
             for mask, _ in self._trace.masks:
                 if hasattr(mask, "unit"):

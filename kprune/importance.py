@@ -4,6 +4,7 @@
 per gate together with the weights, "magnitude" looks at nothing but the weights.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,25 +54,38 @@ def _taylor(x: Tensor, axis: int, gates: Tensor, scores: Tensor, unit: Tensor) -
     scale has converged. Closed channels are scored like open ones, so they can come back.
     """
     rank = len(x.shape)
-    elsewhere = [a for a in range(1, rank) if a != axis]
 
     @ops.custom_gradient
     def gate(x: Tensor, gates: Tensor, scores: Tensor, unit: Tensor) -> tuple:
         def grad(*args: Tensor, upstream: Tensor = None) -> tuple:
             # torch passes the saved arguments and `upstream`; TensorFlow and JAX only dL/dy.
             dy = args[-1] if upstream is None else upstream
-            # dL/dgate of each sample, taken before the gate: closed channels are scored too.
-            sensitivity = ops.cast(x * dy, "float32")
-            if elsewhere:
-                sensitivity = ops.sum(sensitivity, axis=elsewhere)
-            taylor = ops.sum(ops.abs(sensitivity), axis=0) / unit
-            score = MOMENTUM * scores + (1.0 - MOMENTUM) * taylor
+
+            def moved() -> Tensor:
+                # dL/dgate of each sample, taken before the gate: closed channels are scored too.
+                sensitivity = _per_sample(x * dy, axis)
+                taylor = ops.sum(ops.abs(sensitivity), axis=0) / unit
+                return MOMENTUM * scores + (1.0 - MOMENTUM) * taylor
+
+            score = ops.cond(unit > 0, moved, lambda: ops.copy(scores))
             return dy * gates, ops.zeros_like(gates), score, ops.zeros_like(unit)
 
         return x * gates, grad
 
     gates = along(axis, rank, ops.cast(gates, x.dtype))
     return gate(x, gates, ops.convert_to_tensor(scores), ops.convert_to_tensor(unit))
+
+
+def _per_sample(x: Tensor, axis: int) -> Tensor:
+    """The sum over all axes but the first and the channels, in float32."""
+    x = ops.cast(x, "float32")
+    between = x.shape[1:-1]
+    if axis == len(x.shape) - 1 and between and None not in between:
+        # One long axis is summed faster than two short ones.
+        x = ops.reshape(x, (-1, math.prod(between), x.shape[-1]))
+        return ops.sum(x, axis=1)
+    elsewhere = [a for a in range(1, len(x.shape)) if a != axis]
+    return ops.sum(x, axis=elsewhere) if elsewhere else x
 
 
 def _learned(x: Tensor, axis: int, gates: Tensor, logits: Tensor) -> Tensor:
@@ -97,7 +111,7 @@ IMPORTANCES = {
             # The mean over replicas, each of which has seen its part of the batch.
             "scores": {"initializer": "zeros", "aggregation": "mean"},
             # What a loss of 1 is in the backward pass: the loss scale of mixed precision over the
-            # number of replicas. `PruneCallback` sets it.
+            # number of replicas. `PruneCallback` sets it, and to 0 when scores need not move.
             "unit": {"initializer": "ones", "shape": (), "trainable": False},
         },
         overwrite="scores",

@@ -15,7 +15,7 @@ from kprune import Budget, BudgetError, PruneCallback, Schedule, add_masks, slim
 from kprune.channels import trace
 from kprune.cost import Cost
 from kprune.demo import digits_network
-from kprune.masking import read_gates, write_gates
+from kprune.masking import read_gates, read_scores, write_gates
 from kprune.tflm import measure_arena
 
 STEPS = 24
@@ -146,6 +146,24 @@ def test_a_budget_of_bytes_holds_for_the_real_file_and_its_arena() -> None:
     assert measure_arena(flatbuffer).total <= prune.limits["ram_bytes"]
     assert history["ram_bytes_rate"][-1] <= 0.75
     assert history["flash_bytes_rate"][-1] < 1
+
+
+def test_behind_the_freeze_neither_gates_nor_scores_move() -> None:
+    masked = compiled("plain")
+    found = trace(masked)
+    seen = []
+    note = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: seen.append(
+            (read_gates(found).tobytes(), read_scores(found).tobytes())
+        )
+    )
+
+    fit(masked, PruneCallback(Budget(macs=0.3), verbose=0), note)
+
+    freeze = int(0.7 * STEPS)
+    assert len({gates for gates, _ in seen[freeze - 1 :]}) == 1
+    assert len({scores for _, scores in seen[freeze - 1 :]}) == 1
+    assert len({scores for _, scores in seen[:freeze]}) == freeze
 
 
 def test_layers_keep_multiples_of_round_to() -> None:

@@ -144,15 +144,11 @@ def test_the_inner_loops_compile_at_every_level(core, level, folder, tmp_path):
     )
 
 
-def test_the_arm_compiler_takes_the_inner_loops_as_cxx(folder, tmp_path):
+@pytest.mark.parametrize("core", CORES)
+def test_the_arm_compiler_accepts_it_as_cxx_for_every_core(core, folder, tmp_path):
     require("arm-none-eabi-g++")
-    for core in ("cortex-m4", "cortex-m55"):
-        target = [f"-mcpu={core}", "-mthumb", *CORES[core], "-O2", "-std=c++17"]
-        subprocess.run(
-            ["arm-none-eabi-g++", *target, *CXX_WARNINGS, "-x", "c++", "-c", folder / "kp_nn.c"],
-            cwd=tmp_path,
-            check=True,
-        )
+    target = [f"-mcpu={core}", "-mthumb", *CORES[core], "-O2", "-c", "-std=c++17"]
+    compile_all(["arm-none-eabi-g++", *target, *CXX_WARNINGS, "-x", "c++"], folder, tmp_path)
 
 
 def test_clang_and_its_analyzer_find_nothing(folder, tmp_path):
