@@ -1,6 +1,7 @@
 """What the schedule, the scores and the projection are set to, and what others would give.
 
     python -m benchmarks.knobs --data FOLDER [--task NAME] [--variants ...] [--seeds ...]
+    python -m benchmarks.knobs --report
 
 Every run differs from kprune's defaults in one setting. "structure alone" takes the channels that
 the default run has found, and trains that network from fresh weights: what the structure is worth
@@ -23,7 +24,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 
 from benchmarks import training
-from benchmarks.selection import add_row, is_done, one_thread
+from benchmarks.selection import add_row, is_done, one_thread, rows
 from kprune import projection
 from kprune.channels import Trace
 from kprune.cost import Cost
@@ -87,12 +88,20 @@ VARIANTS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="a folder with load.py")
+    parser.add_argument("--data", type=Path, help="a folder with load.py")
     parser.add_argument("--task", default="keywords")
     parser.add_argument("--kept", nargs="+", type=float, default=[0.1])
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--report", action="store_true", help="no training: print the table")
     args = parser.parse_args()
+    if args.report:
+        print(table(rows(ROWS)))
+    else:
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
     one_thread()
     import keras
 
@@ -132,6 +141,23 @@ def train(recipe: object, variant: Variant, kept: float, seed: int) -> dict:
         recipe.fit(model, seed)
     result = recipe.result(model)
     return {"accuracy": round(result.accuracy, 4), "macs": result.macs, "widths": result.widths}
+
+
+def table(found: list[dict]) -> str:
+    """Markdown: a line per variant, a column per task and budget; accuracy by seed."""
+    columns = sorted({(row["task"], row["kept"]) for row in found}, key=lambda c: (c[0], -c[1]))
+    lines = [
+        "| | " + " | ".join(f"{task} {kept:.0%}" for task, kept in columns) + " |",
+        "| --- |" + " ---: |" * len(columns),
+    ]
+    for name in sorted({row["variant"] for row in found}, key=lambda n: (n != "default", n)):
+        cells = []
+        for column in columns:
+            mine = [r for r in found if (r["variant"], r["task"], r["kept"]) == (name, *column)]
+            mine.sort(key=lambda row: row["seed"])
+            cells.append(", ".join(f"{100 * row['accuracy']:.1f}" for row in mine))
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,6 @@ TITLES = {
 METHODS = {
     "dense": "dense",
     "taylor": "kprune, taylor",
-    "taylor, raw scores": "kprune, taylor, raw scores",
     "learned": "kprune, learned",
     "magnitude": "kprune, magnitude",
     "uniform": "uniform width",
