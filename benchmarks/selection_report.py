@@ -87,7 +87,8 @@ def plot(cells: list[dict]) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, len(TITLES), figsize=(13, 4), layout="constrained")
+    ticks = sorted({cell["kept"] for cell in cells if cell["kept"] < 1})
+    figure, panels = pyplot.subplots(1, len(TITLES), figsize=(14, 4), layout="constrained")
     for (task, title), panel in zip(TITLES.items(), panels, strict=True):
         for number, (method, name) in enumerate(METHODS.items()):
             mine = [c for c in cells if (c["task"], c["method"]) == (task, method)]
@@ -109,9 +110,10 @@ def plot(cells: list[dict]) -> None:
                 label=name,
             )
         panel.set(title=title, xscale="log", xlabel="multiply-accumulates kept")
-        panel.set_xticks([0.05, 0.1, 0.25, 0.5], ["5 %", "10 %", "25 %", "50 %"])
+        panel.set_xticks(ticks, [f"{tick:.0%}" for tick in ticks])
+        panel.set_xlim(0.8 * ticks[0], 1.25 * ticks[-1])
         panel.minorticks_off()
     panels[0].set_ylabel("test accuracy, %")
     lines = {line.get_label(): line for p in panels for line in p.get_legend_handles_labels()[0]}
-    panels[-1].legend(lines.values(), lines.keys(), fontsize="small")
+    figure.legend(lines.values(), lines.keys(), loc="outside right center")
     figure.savefig(PLOT, dpi=110)
