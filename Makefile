@@ -20,7 +20,7 @@ demo: $(VENV)/demo.installed
 
 test: lint
 	tools/debian-packages $(HOST) $(CROSS) clang cmake openocd
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/dev.installed
 	$(VENV)/bin/ruff check .

@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import random
 import resource
 import signal
@@ -140,13 +141,16 @@ def try_here(line: str) -> tuple[str, float]:
 
 
 def try_apart(line: str) -> tuple[str, float]:
-    """The same in a process of its own."""
+    """The same in a process of its own, as from a shell."""
     start = time.perf_counter()
+    # Importing JAX sets it for this process and its children, and TensorFlow then says more.
+    environment = {k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
     try:
         result = subprocess.run(
             [sys.executable, "-m", "kprune", *line.split()],
             capture_output=True,
             text=True,
+            env=environment,
             timeout=30 * SECONDS_APART,  # On a busy machine most of the time goes to others.
             preexec_fn=_set_limits_apart,
         )
