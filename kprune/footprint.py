@@ -261,7 +261,10 @@ def _weighted(site: _Site) -> None:
         if len(last) == output.shape[-1] and varying(made) in ([], [made.ndim - 1]):
             site.declare(output, spread(last, -1, output.shape))
     tensors = [site.network.tensors[i] for i in site.operator.inputs[1:] if i != -1]
-    weights, *biases = [t for t in tensors if t.data is not None]
+    constants = [t for t in tensors if t.data is not None]
+    if not constants:
+        return  # A product of two activations.
+    weights, *biases = constants
     (source, *_) = site.inputs(constant=False)
     written, read_ = site.along_last(output), site.along_last(source)
     axes: _Axes = {}
