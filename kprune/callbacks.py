@@ -72,8 +72,8 @@ class PruneCallback(keras.callbacks.Callback):
         round_to: Layers keep multiples of it, or all channels that they have: 4 or 8 suits
             processors that compute so many at once.
         verbose: 1 prints a table before the first step: what the network costs, what is asked, the
-            least that can be reached, what stays whole and why, and, for a budget of flash and
-            RAM, which boards that opens. 0 is silent.
+            least that can be reached, what stays whole and why, and which boards a smaller network
+            opens (for flash and RAM it is converted once, some seconds). 0 is silent.
 
     Raises:
         ValueError: When `fit` starts: the model has no masks, or several models inside of it have,
