@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,19 +27,34 @@ _PACKAGES = {
 
 
 @dataclass(frozen=True)
+class Part:
+    """An input or output: int8 values, `real = scale * (q - zero)`, and its place in the arena."""
+
+    size: int
+    scale: np.float32
+    zero: int
+    offset: int
+
+
+@dataclass(frozen=True)
 class NetworkFiles:
-    """What the header of a generated network says. Sizes count int8 values, the arena bytes."""
+    """What the header of a generated network says; the arena's size is in bytes."""
 
     folder: Path
     name: str
-    input_size: int
-    output_size: int
     arena_size: int
-    input_scale: np.float32
-    input_zero: int
-    output_scale: np.float32
-    output_zero: int
-    input_offset: int | None = None  # in the arena, where the input may lie there
+    inputs: tuple[Part, ...]
+    outputs: tuple[Part, ...]
+
+    @property
+    def input_size(self) -> int:
+        """Values of all inputs."""
+        return sum(part.size for part in self.inputs)
+
+    @property
+    def output_size(self) -> int:
+        """Values of all outputs."""
+        return sum(part.size for part in self.outputs)
 
 
 _DEFINE = r"^#define {}_(\w+)\s+\(?(-?[\d.]+(?:e[+-]?\d+)?)f?\)?"
@@ -48,7 +64,7 @@ def read_network(folder: str | Path) -> NetworkFiles:
     """Read name, sizes and quantisation from the header that `to_c` wrote into a folder.
 
     Raises:
-        ValueError: The folder holds no network, or more than one.
+        ValueError: The folder holds no network, or more than one, or one of float values.
     """
     folder = Path(folder)
     headers = [h for h in sorted(folder.glob("*.h")) if "_ARENA_SIZE " in h.read_text("utf-8")]
@@ -65,20 +81,34 @@ def read_network(folder: str | Path) -> NetworkFiles:
         return NetworkFiles(
             folder=folder.resolve(),
             name=name,
-            input_size=int(defined["INPUT_SIZE"]),
-            output_size=int(defined["OUTPUT_SIZE"]),
             arena_size=int(defined["ARENA_SIZE"]),
-            input_scale=np.float32(defined["INPUT_SCALE"]),
-            input_zero=int(defined["INPUT_ZERO"]),
-            output_scale=np.float32(defined["OUTPUT_SCALE"]),
-            output_zero=int(defined["OUTPUT_ZERO"]),
-            input_offset=int(defined["INPUT_OFFSET"]) if "INPUT_OFFSET" in defined else None,
+            inputs=_parts("INPUT", defined),
+            outputs=_parts("OUTPUT", defined),
         )
     except KeyError as missing:
         raise ValueError(
-            f"{headers[0].name} does not define {name.upper()}_{missing.args[0]}: "
-            "it was not written by this version of `kprune to-c`. Run that again."
+            f"{headers[0].name} does not define {name.upper()}_{missing.args[0]}: its inputs and "
+            "outputs are not all int8, or it was not written by this version of `kprune to-c`. "
+            "Convert the model to int8 and run that again."
         ) from None
+
+
+def split(values: np.ndarray, parts: Sequence[Part]) -> list[np.ndarray]:
+    """The values of all parts, along the last axis → those of each."""
+    return np.split(values, np.cumsum([part.size for part in parts[:-1]]), axis=-1)
+
+
+def _parts(word: str, defined: Mapping[str, str]) -> tuple[Part, ...]:
+    names = [key.removesuffix("_SIZE") for key in defined if re.fullmatch(rf"{word}_\d+_SIZE", key)]
+    return tuple(
+        Part(
+            size=int(defined[f"{name}_SIZE"]),
+            scale=np.float32(defined[f"{name}_SCALE"]),
+            zero=int(defined[f"{name}_ZERO"]),
+            offset=int(defined[f"{name}_OFFSET"]),
+        )
+        for name in names or [word]
+    )
 
 
 # Building
@@ -165,7 +195,7 @@ def part_sizes(map_file: Path, network: NetworkFiles) -> tuple[dict[str, int], d
     text = map_file.read_text("utf-8").partition("Linker script and memory map")[2]
     total = {name: int(size, 16) for name, size in _OUTPUT_SECTION.findall(text)}
     flash = {"weights": 0, "network": 0, "kernels": 0}
-    ram = {"arena": 0, "input and output": 0, "stack": total[".stack"]}
+    ram = {"arena": 0, "stack": total[".stack"]}
     section = ""
     for name, size, origin, output_section in _INPUT_SECTION.findall(text):
         section = output_section or section
@@ -191,6 +221,4 @@ def _flash_part(section: str, origin: str, name: str) -> str | None:
 
 
 def _ram_part(section: str) -> str | None:
-    parts = {"network_arena": "arena"}
-    parts |= dict.fromkeys(("network_input_buffer", "network_output_buffer"), "input and output")
-    return parts.get(section.rpartition(".")[2])
+    return "arena" if section.endswith(".network_arena") else None

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from kprune.boards import BOARDS, Board
 from kprune.boards import board as find_board
-from kprune.building import microcontroller, read_network
+from kprune.building import microcontroller, read_network, split
 from kprune.c.array import to_c_array
 from kprune.c.network import to_c
 from kprune.errors import ToolNotFoundError
+from kprune.flatbuffer import read
 from kprune.simulation import simulate
 
 # Where each Arduino core comes from, pinned, so that the sketch builds the same next year.
@@ -105,9 +106,21 @@ def _model_files(network: bytes | Mapping[str, str], name: str, runtime: str) ->
         if runtime == "tflm":
             raise ValueError("runtime='tflm' needs the flatbuffer, not the files of to_c.")
         return dict(network)
+    _check_ends(network)
     if runtime == "tflm":
         return to_c_array(network, name, style="arduino")
     return to_c(network, name)
+
+
+def _check_ends(flatbuffer: bytes) -> None:
+    network = read(flatbuffer)
+    for index in (*network.inputs, *network.outputs):
+        tensor = network.tensors[index]
+        if tensor.dtype != np.int8:
+            raise ValueError(
+                f"the program in the project takes and gives int8 values, but {tensor.name!r} is "
+                f"{tensor.dtype}. Convert the model with to_tflite(model, data)."
+            )
 
 
 # Golden vectors
@@ -127,12 +140,12 @@ def golden_source(model: Mapping[str, str], count: int, seed: int = 2463534242) 
     with tempfile.TemporaryDirectory(prefix="kprune-") as folder:
         for file, text in model.items():
             Path(folder, file).write_text(text, "utf-8")
-        size = read_network(folder).input_size
+        network = read_network(folder)
         # Far apart: neighbouring seeds begin with the same values.
         seeds = [(seed + i * 0x9E3779B9) % (1 << 32) or 1 for i in range(count)]
-        inputs = np.stack([random_input(s, size) for s in seeds])
-        outputs = simulate(folder, inputs).outputs
-    return _golden_text(seeds, outputs)
+        rows = np.stack([random_input(s, network.input_size) for s in seeds])
+        outputs = simulate(folder, split(rows, network.inputs)).outputs
+    return _golden_text(seeds, np.hstack(outputs) if isinstance(outputs, list) else outputs)
 
 
 def random_input(seed: int, size: int) -> NDArray[np.int8]:

@@ -113,6 +113,8 @@ def _source(tensor: Tensor) -> Tensor:
 
 
 def _check_given(given: list[np.ndarray], sources: list[Tensor]) -> None:
+    if not sources:
+        raise ValueError("The network has no input: there is nothing to run it on.")
     if len(given) != len(sources):
         raise ValueError(
             f"x must be one array for each of the network's {len(sources)} inputs, in a list if "

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kprune.boards import Board
-from kprune.building import NetworkFiles, microcontroller, require_tool
+from kprune.building import NetworkFiles, microcontroller, require_tool, split
 from kprune.conversation import Answer, Counts, start
 
 
@@ -35,14 +35,16 @@ def run_qemu(
     command += ["-chardev", f"socket,id=gdb,path={socket_path},server=on,wait=off"]
     command += ["-gdb", "chardev:gdb"]
     command += ["-d", "plugin", "-D", str(report), "-plugin", plugin]
-    address = _input_address(symbols, network)
+    arena, _ = symbols["network_arena"]
     replies = []
     with (
         start(command, f"{network.name} on {board.name}", timeout) as program,
         _Debugger(socket_path, timeout) as debugger,
     ):
         for row in inputs:
-            debugger.write(address, row.tobytes())
+            for part, values in zip(network.inputs, split(row, network.inputs), strict=True):
+                debugger.write(arena + part.offset, values.tobytes())
+            debugger.resume()
             replies.append(program.ask("go"))
     return replies, _read_counts(report.read_text("utf-8"), elf, network)
 
@@ -54,13 +56,6 @@ def _plugin_options(symbols: _Symbols, network: NetworkFiles) -> list[str]:
         "stack": (symbols["kprune_stack_limit"][0], symbols["kprune_stack_top"][0]),
     }
     return [f"{name}={low:#x}-{high:#x}" for name, (low, high) in ranges.items()]
-
-
-def _input_address(symbols: _Symbols, network: NetworkFiles) -> int:
-    """Where `network_input()` of app/network.c.in points to."""
-    if network.input_offset is None:
-        return symbols["network_input_buffer"][0]
-    return symbols["network_arena"][0] + network.input_offset
 
 
 class _Debugger:
@@ -88,16 +83,19 @@ class _Debugger:
         self._socket.close()
 
     def write(self, address: int, data: bytes) -> None:
-        """Stop the processor, write, and let it go on."""
+        """Stop the processor, and write."""
         if not self._stopped:
             self._socket.sendall(b"\x03")
             self._reply()  # that it has stopped
+            self._stopped = True
         for offset in range(0, len(data), self._CHUNK):
             part = data[offset : offset + self._CHUNK]
             self._send(f"M{address + offset:x},{len(part):x}:{part.hex()}")
             reply = self._reply()
             if reply != b"OK":
                 raise RuntimeError(f"QEMU did not write to {address + offset:#x}: {reply!r}")
+
+    def resume(self) -> None:
         self._send("c")
         self._stopped = False
 

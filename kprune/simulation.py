@@ -5,14 +5,14 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from kprune.boards import Board
 from kprune.boards import board as find_board
-from kprune.building import NetworkFiles, build, part_sizes, read_network
+from kprune.building import NetworkFiles, Part, build, part_sizes, read_network, split
 from kprune.conversation import run_host
 from kprune.network import to_real, to_steps
 from kprune.qemu import run_qemu
@@ -30,8 +30,9 @@ class Simulation:
     Attributes:
         board: Name of the board.
         simulator: "host", "qemu" or "renode".
-        outputs: int8 array of shape `(inputs, output size)`.
-        scores: `outputs` as real numbers, `scale * (output - zero)`; float32, same shape.
+        outputs: int8 array of shape `(inputs, output size)`; of a network of several outputs a list
+            of such arrays, in the order of the flatbuffer.
+        scores: `outputs` as real numbers, `scale * (output - zero)`; float32, same shapes.
         instructions: Instructions of one inference, the most that any input took; None where
             nothing counts them (host, Renode). Instructions are not cycles.
         layers: The same instructions by layer, in order of execution. They add up to
@@ -39,14 +40,14 @@ class Simulation:
         stack_bytes: Deepest stack during an inference, the program around it included; None where
             nothing measures it.
         flash: Bytes of flash by part: weights, network, kernels, program. Empty for the host.
-        ram: Bytes of RAM by part: arena, input and output, stack (reserved), program. Empty for
-            the host.
+        ram: Bytes of RAM by part: arena (inputs and outputs lie in it), stack (reserved), program.
+            Empty for the host.
     """
 
     board: str
     simulator: Simulator
-    outputs: NDArray[np.int8]
-    scores: NDArray[np.float32]
+    outputs: Any
+    scores: Any
     instructions: int | None = None
     layers: dict[str, int] = field(default_factory=dict)
     stack_bytes: int | None = None
@@ -66,7 +67,7 @@ class Simulation:
 
 def simulate(
     folder: str | Path,
-    x: ArrayLike,
+    x: Any,
     board: str = "host",
     simulator: Simulator | None = None,
     timeout: float = 60.0,
@@ -79,8 +80,9 @@ def simulate(
     Args:
         folder: Where `to_c` was written to: `<name>.h`, `<name>.c` and the kernels.
         x: Inputs, batch first: shape `(inputs, ...)` with as many values per input as the network
-            takes. Floating point is quantised with the scale and zero point of `<name>.h`; int8
-            is passed on as it is.
+            takes; for a network of several inputs a list of such arrays, in the order of the
+            flatbuffer. Floating point is quantised with the scale and zero point of `<name>.h`;
+            int8 is passed on as it is.
         board: A board that something can run: `kprune boards` lists them.
         simulator: "qemu", "renode" or "host"; None takes the one that stands in for the board.
         timeout: Seconds the simulator may take for one inference.
@@ -104,14 +106,16 @@ def simulate(
     with tempfile.TemporaryDirectory(prefix="kprune-") as scratch:
         elf = build(network, target, Path(scratch))
         replies, counts = _RUN[chosen](elf, target, network, inputs, timeout)
-        outputs = np.array([_values(reply, board) for reply in replies], np.int8)
-        outputs = outputs.reshape(len(inputs), network.output_size)
+        values = np.array([_values(reply, board) for reply in replies], np.int8)
         flash, ram = ({}, {}) if chosen == "host" else part_sizes(elf.with_suffix(".map"), network)
+    outputs = split(values.reshape(len(inputs), network.output_size), network.outputs)
+    pairs = zip(outputs, network.outputs, strict=True)
+    scores = [to_real(steps, part.scale, part.zero) for steps, part in pairs]
     return Simulation(
         board=board,
         simulator=chosen,
-        outputs=outputs,
-        scores=to_real(outputs, network.output_scale, network.output_zero),
+        outputs=outputs if len(outputs) > 1 else outputs[0],
+        scores=scores if len(scores) > 1 else scores[0],
         instructions=counts.instructions,
         layers=counts.layers,
         stack_bytes=counts.stack_bytes,
@@ -140,28 +144,48 @@ def _choose_simulator(board: Board, simulator: Simulator | None) -> Simulator:
     raise ValueError(f"{what}: {instead}.")
 
 
-def input_rows(x: ArrayLike, network: NetworkFiles) -> NDArray[np.int8]:
-    """Inputs as the network takes them: int8, one row per input.
+def input_rows(x: Any, network: NetworkFiles) -> NDArray[np.int8]:
+    """Inputs as the network takes them: int8, one row per input, of several inputs side by side.
 
     Raises:
-        ValueError: The number of values does not suit the network, or there is a NaN among them.
-        TypeError: `x` is neither floating point nor int8.
+        ValueError: The number of arrays or of values does not suit the network, or there is a NaN
+            among them.
+        TypeError: An array is neither floating point nor int8.
     """
-    x = np.asarray(x)
-    if x.ndim < 1 or x.shape[0] == 0 or x.size // x.shape[0] != network.input_size:
+    # Nested lists of numbers are one array; a list of arrays has one for each input.
+    several = isinstance(x, list | tuple) and any(isinstance(values, np.ndarray) for values in x)
+    given = list(x) if several else [x]
+    if len(given) != len(network.inputs):
         raise ValueError(
-            f"network {network.name!r} takes inputs of {network.input_size} values, but x has "
+            f"network {network.name!r} takes {len(network.inputs)} inputs, but x is {len(given)} "
+            "arrays. Pass an array, samples first; for several inputs a list of such arrays."
+        )
+    rows = [
+        _rows(np.asarray(values), part, f"x[{place}]" if several else "x", network.name)
+        for place, (values, part) in enumerate(zip(given, network.inputs, strict=True))
+    ]
+    if len({len(values) for values in rows}) > 1:
+        counts = ", ".join(str(len(values)) for values in rows)
+        raise ValueError(f"x must have equally many samples for each input, got {counts}.")
+    return np.hstack(rows)
+
+
+def _rows(x: np.ndarray, part: Part, label: str, name: str) -> NDArray[np.int8]:
+    if x.ndim < 1 or x.shape[0] == 0 or x.size // x.shape[0] != part.size:
+        raise ValueError(
+            f"network {name!r} takes inputs of {part.size} values, but {label} has "
             f"shape {x.shape}. The first axis counts inputs: pass x[:1] for one of them."
         )
-    rows = x.reshape(len(x), network.input_size)
+    rows = x.reshape(len(x), part.size)
     if rows.dtype == np.int8:
         return rows
     if not np.issubdtype(rows.dtype, np.floating):
         raise TypeError(
-            f"x must be floating point (real values) or int8 (quantised values), got {x.dtype}. "
-            "Scale it as for training, or convert it with x.astype('int8') if it is quantised."
+            f"{label} must be floating point (real values) or int8 (quantised values), got "
+            f"{x.dtype}. Scale it as for training, or convert it with x.astype('int8') if it is "
+            "quantised."
         )
-    return to_steps(rows, network.input_scale, network.input_zero)
+    return to_steps(rows, part.scale, part.zero)
 
 
 def _values(reply: str, board: str) -> list[int]:

@@ -4,6 +4,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from kprune import arena as _arena
 from kprune import flatbuffer as _flatbuffer
 from kprune.arena import Arena
 from kprune.errors import ToolNotFoundError, UnsupportedOpError
+from kprune.flatbuffer import Tensor
 from kprune.interpreters import quantize, run_tflite
 
 _TIMEOUT_S = 120
@@ -60,38 +62,47 @@ def measure_arena(flatbuffer: bytes) -> Arena:
     )
 
 
-def golden_vectors(
-    flatbuffer: bytes, count: int, x: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def golden_vectors(flatbuffer: bytes, count: int, x: Any = None) -> tuple[Any, Any]:
     """Make the `test_data` of `to_c_array`: inputs, and the outputs that a device must give.
 
     Args:
-        flatbuffer: The content of a `.tflite` file with one input and one output.
+        flatbuffer: The content of a `.tflite` file.
         count: How many, at least 1.
-        x: Samples, of which the first `count` are taken; float values are quantised. By default
-            the inputs are pseudo-random over the whole range, the same every time.
+        x: Samples, of which the first `count` are taken; float values are quantised. For several
+            inputs a list of arrays, in the order of the file. By default the inputs are
+            pseudo-random over the whole range, the same every time.
 
     Returns:
-        Inputs and outputs, `(count, ...)` each, in the types of the network.
+        Inputs and outputs, `(count, ...)` each, in the types of the network; a list of such arrays
+        where there are several.
 
     Raises:
         ValueError: `count` is not between 1 and the number of samples.
         FlatbufferError, ToolNotFoundError: As `run_tflite`, which also says what else is wrong.
     """
     network = _flatbuffer.read(flatbuffer)
-    source = network.tensors[network.inputs[0]] if network.inputs else None
-    if x is None and source is not None:
-        limits = np.iinfo(source.dtype)
-        shape = (max(count, 0), *source.shape[1:])
-        x = np.random.default_rng(0).integers(limits.min, limits.max, shape, endpoint=True)
-        x = x.astype(source.dtype)
-    x = np.asarray(x)
-    if not 1 <= count <= len(x):
-        raise ValueError(f"count must be between 1 and the {len(x)} samples, got {count}.")
-    inputs = x[:count]
-    if source is not None and inputs.dtype.kind == "f":
-        inputs = quantize(inputs, source)
-    return inputs, run_tflite(flatbuffer, inputs, "tflm")
+    sources = [network.tensors[i] for i in network.inputs]
+    if x is None:
+        rng = np.random.default_rng(0)
+        x = [_random_values(source, max(count, 0), rng) for source in sources]
+    given = [np.asarray(values) for values in (x if isinstance(x, list | tuple) else [x])]
+    for values in given:
+        if not 1 <= count <= len(values):
+            raise ValueError(f"count must be between 1 and the {len(values)} samples, got {count}.")
+    inputs = [values[:count] for values in given]
+    if len(inputs) == len(sources):  # Otherwise run_tflite says so.
+        pairs = zip(inputs, sources, strict=True)
+        inputs = [quantize(x, s) if x.dtype.kind == "f" else x for x, s in pairs]
+    outputs = run_tflite(flatbuffer, inputs, "tflm")
+    return inputs if len(inputs) > 1 else inputs[0], outputs
+
+
+def _random_values(source: Tensor, count: int, rng: np.random.Generator) -> np.ndarray:
+    if source.dtype.kind == "f":
+        return rng.normal(size=(count, *source.shape[1:])).astype(source.dtype)
+    limits = np.iinfo(source.dtype)
+    values = rng.integers(limits.min, limits.max, (count, *source.shape[1:]), endpoint=True)
+    return values.astype(source.dtype)
 
 
 def record_allocations(flatbuffer: bytes) -> dict[str, int]:

@@ -455,6 +455,13 @@ def random_network(seed: int, depth: int = 6) -> bytes:
     return net.build(*ends)
 
 
+def several_network() -> bytes:
+    """Two inputs; two outputs, of which an operator reads the first."""
+    net = Builder()
+    x = net.add(net.conv2d(net.input((1, 4, 4, 1)), 2), net.input((1, 4, 4, 2)))
+    return net.build(x, net.dense(net.reshape(x, (1, 32)), 3))
+
+
 NETWORKS = {
     "single_convolution": single_convolution,
     "dense_network": dense_network,

@@ -86,6 +86,26 @@ def test_a_flatbuffer_to_a_simulated_board_in_commands(
     np.testing.assert_allclose(np.load(folder / "scores.npy"), expected.reshape(3, -1), rtol=1e-6)
 
 
+def test_several_inputs_and_outputs_are_simulated_from_and_into_an_npz(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    require("gcc", "make", "tflite_micro")
+    net, c = tmp_path / "net.tflite", tmp_path / "c"
+    net.write_bytes(zoo.several_network())
+    x = [np.full((1, 4, 4, 1), 0.5, np.float32), np.full((1, 4, 4, 2), -0.5, np.float32)]
+    np.savez(tmp_path / "x.npz", *x)
+    run(capsys, "to-c", net, "--name", "net", "-o", c)
+
+    found = run(capsys, "simulate", c, "--data", tmp_path / "x.npz", "-o", tmp_path / "y.npz")
+
+    expected = [y.reshape(1, -1) for y in run_tflite(net.read_bytes(), x, "tflm")]
+    for scores, given in zip(np.load(tmp_path / "y.npz").values(), expected, strict=True):
+        np.testing.assert_array_equal(scores, given)
+    assert found["scores"] == [y.tolist() for y in expected]
+    assert main(["simulate", str(c), "--data", str(tmp_path / "x.npz"), "-o", "y.npy"]) == 2
+    assert "several outputs: the output must be a .npz file" in capsys.readouterr().err
+
+
 def dequantised(x: np.ndarray, path: Path) -> np.ndarray:
     network = read(path.read_bytes())
     source = network.tensors[network.inputs[0]]

@@ -15,6 +15,7 @@ from conftest import require
 
 from kprune.boards import BOARDS
 from kprune.building import build, microcontroller, read_network
+from kprune.c.files import write_files
 from kprune.c.network import to_c
 from kprune.errors import ToolNotFoundError
 from kprune.firmware import firmware, flash, golden_source, random_input, write_project
@@ -50,7 +51,7 @@ def converse(program, said):
     """What the program answers, without its greeting."""
     result = subprocess.run([program], input=said, capture_output=True, timeout=10, check=True)
     greeting, *replies = result.stdout.decode("ascii").splitlines()
-    assert greeting == "# kprune: tiny on host is ready"
+    assert re.fullmatch("# kprune: (tiny|net) on host is ready", greeting)
     return replies
 
 
@@ -58,7 +59,7 @@ def converse(program, said):
     "line, reply",
     [
         (b"version", "ok kprune 1 tiny host"),
-        (b"sizes", "ok 6 3 12"),
+        (b"sizes", "ok 6 3 20"),
         (b"run 1 2 3 4 5 6", "ok 5 25 61"),
         (b"  run\t1  2 3 4 5 6  ", "ok 5 25 61"),
         (b"run -128 -128 0 0 127 127", "ok -128 0 127"),
@@ -98,13 +99,13 @@ def test_the_time_of_the_last_run_is_told(program):
 @pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n", b"\n\n\r"])
 def test_any_line_end_will_do_and_empty_lines_are_ignored(program, end):
     assert converse(program, b"sizes" + end + b"version" + end) == [
-        "ok 6 3 12",
+        "ok 6 3 20",
         "ok kprune 1 tiny host",
     ]
 
 
 def test_the_last_line_needs_no_end(program):
-    assert converse(program, b"sizes") == ["ok 6 3 12"]
+    assert converse(program, b"sizes") == ["ok 6 3 20"]
 
 
 def test_no_input_at_all_ends_quietly(program):
@@ -129,7 +130,7 @@ def test_arbitrary_bytes_get_one_reply_per_line_that_says_anything(program):
     asked = [line for line in re.split(rb"[\r\n]", noise) if line.strip(b" \t")]
     assert len(replies) == len(asked) + 1
     assert all(reply.startswith("error") for reply in replies[:-1])
-    assert replies[-1] == "ok 6 3 12"
+    assert replies[-1] == "ok 6 3 20"
 
 
 def test_a_board_that_computes_otherwise_fails_its_self_test(tmp_path):
@@ -183,6 +184,19 @@ def test_the_same_network_gives_the_same_golden_text():
     require("make", "cc")
 
     assert golden_source(MODEL, 2) == golden_source(MODEL, 2)
+
+
+def test_golden_vectors_of_several_inputs_and_outputs_are_reproduced(tmp_path):
+    require("make", "cc")
+    files = to_c(flatbuffer_zoo.several_network(), name="net")
+    write_files({**files, "golden.c": golden_source(files, 2)}, tmp_path / "model")
+    elf = build(read_network(tmp_path / "model"), BOARDS["host"], tmp_path / "build")
+
+    assert converse(elf, b"test\nsizes\nrun 1\n") == [
+        "ok 2",
+        f"ok {16 + 32} {32 + 3} {read_network(tmp_path / 'model').arena_size}",
+        "error run needs 48 values, got 1",
+    ]
 
 
 # Projects

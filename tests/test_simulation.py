@@ -96,7 +96,7 @@ def test_every_board_reads_inputs_and_nonsense_from_its_serial_port(board, tiny,
         "ok 5 25 61",
         "error run needs 6 values, got 2",
         "error unknown command jump: try help",
-        "ok 6 3 12",
+        "ok 6 3 20",
     ]
     # The painted stack and the plugin see the same; the program's own needs come on top.
     measured = simulate(tiny, random_inputs(1, 6), board).stack_bytes
@@ -128,6 +128,8 @@ def test_an_input_as_large_as_an_image_takes_no_time_to_hand_over(tiny, tmp_path
     folder.mkdir()
     for path in tiny.iterdir():
         text = path.read_text().replace("TINY_INPUT_SIZE 6", "TINY_INPUT_SIZE 27648")
+        text = text.replace("TINY_OUTPUT_OFFSET 16", "TINY_OUTPUT_OFFSET 27656")
+        text = text.replace("TINY_ARENA_SIZE 20", "TINY_ARENA_SIZE 27660")
         folder.joinpath(path.name).write_text(text)
     x = random_inputs(10, 27648)
 
@@ -172,6 +174,22 @@ def test_generated_networks_give_the_bytes_of_tensorflow_lite_micro(name, board,
     assert len(result.layers) > 1
     assert result.flash["program"] <= BOARDS[board].reserve.flash_bytes
     assert result.stack_bytes <= result.ram["stack"]
+
+
+@pytest.mark.parametrize("board", ["host", *SOME_BOARDS])
+def test_several_inputs_and_outputs_give_the_bytes_of_tensorflow_lite_micro(board, tmp_path):
+    require("tflite_micro", *TOOLS)
+    flatbuffer = flatbuffer_zoo.several_network()
+    write_files(to_c(flatbuffer, name="net"), tmp_path)
+    shapes = ((3, 4, 4, 1), (3, 4, 4, 2))
+    inputs = [np.random.default_rng(0).normal(size=shape).astype("float32") for shape in shapes]
+
+    result = simulate(tmp_path, inputs, board)
+
+    expected = run_tflite(flatbuffer, inputs, interpreter="tflm")
+    assert len(expected) == 2
+    for scores, given in zip(result.scores, expected, strict=True):
+        np.testing.assert_array_equal(scores, given.reshape(3, -1))
 
 
 # Instructions, stack, flash, RAM
@@ -243,7 +261,7 @@ def test_flash_and_ram_add_up_to_what_the_linker_placed(tiny, tmp_path):
     assert result.flash_bytes == text + data
     assert result.ram_bytes == data + bss
     assert result.flash["weights"] == 6
-    assert (result.ram["arena"], result.ram["input and output"]) == (12, 8 + 4)
+    assert result.ram["arena"] == 20
     assert result.ram["stack"] == 2048
 
 
@@ -264,7 +282,7 @@ def test_what_is_too_large_for_the_ram_does_not_link_and_says_by_how_much(tiny, 
     folder = tmp_path / "model"
     folder.mkdir()
     for path in tiny.iterdir():
-        text = path.read_text().replace("TINY_ARENA_SIZE 12", "TINY_ARENA_SIZE 131072")
+        text = path.read_text().replace("TINY_ARENA_SIZE 20", "TINY_ARENA_SIZE 131072")
         folder.joinpath(path.name).write_text(text)
 
     # QEMU's machine has 192 KiB in one piece; the part has 128.
@@ -385,6 +403,20 @@ def test_inputs_of_any_shape_are_taken_row_by_row(tiny):
 def test_inputs_of_the_wrong_size_are_refused(shape, tiny):
     with pytest.raises(ValueError, match=r"'tiny' takes inputs of 6 values, but x has shape"):
         input_rows(np.zeros(shape, np.int8), read_network(tiny))
+
+
+def test_the_wrong_number_of_inputs_is_refused(tiny, tmp_path):
+    write_files(to_c(flatbuffer_zoo.several_network(), name="net"), tmp_path)
+    x = np.zeros((2, 16), np.int8)
+
+    with pytest.raises(ValueError, match=r"'tiny' takes 1 inputs, but x is 2 arrays"):
+        input_rows([x, x], read_network(tiny))
+    with pytest.raises(ValueError, match=r"'net' takes 2 inputs, but x is 1 arrays"):
+        input_rows(x, read_network(tmp_path))
+    with pytest.raises(ValueError, match=r"inputs of 32 values, but x\[1\] has shape \(2, 16\)"):
+        input_rows([x, x], read_network(tmp_path))
+    with pytest.raises(ValueError, match=r"equally many samples for each input, got 2, 1"):
+        input_rows([x, np.zeros((1, 32), np.int8)], read_network(tmp_path))
 
 
 def test_integers_that_are_not_int8_are_refused(tiny):

@@ -34,6 +34,17 @@ def test_pseudo_random_golden_vectors_are_the_same_every_time():
     assert first[0].min() < -100 and first[0].max() > 100
 
 
+def test_golden_vectors_of_several_inputs_and_outputs_are_lists():
+    require("tflite_micro")
+    content = flatbuffer_zoo.several_network()
+
+    inputs, outputs = tflm.golden_vectors(content, 2)
+
+    assert [x.shape for x in inputs] == [(2, 4, 4, 1), (2, 4, 4, 2)]
+    for y, expected in zip(outputs, run_tflite(content, inputs, "tflm"), strict=True):
+        np.testing.assert_array_equal(y, expected)
+
+
 def test_golden_vectors_refuses_more_rows_than_there_are():
     with pytest.raises(ValueError, match="between 1 and the 2 samples, got 3"):
         tflm.golden_vectors(flatbuffer_zoo.dense_network(), 3, np.zeros((2, 20)))

@@ -51,9 +51,9 @@ class Plan:
 
 
 def plan(program: Program) -> Plan:
-    """Lay out the activations of a program, its input and output included.
+    """Lay out the activations of a program, its inputs and outputs included.
 
-    The caller may hand in its input at the input's offset and fetch the output at the output's,
+    The caller may hand in an input at the input's offset and fetch an output at the output's,
     or use buffers of its own; float inputs and outputs are always buffers of its own.
     """
     buffers = _tensor_buffers(program)
@@ -190,13 +190,14 @@ def _lowest(size: int, placed: Sequence[tuple[int, int, float, float]]) -> int:
 
 def _tensor_buffers(program: Program) -> dict[int, Buffer]:
     """By owning tensor, where it is int8: its size and the steps between its first and last use."""
-    first: dict[int, int] = {program.owners[program.input.index]: -1}
-    last: dict[int, int] = {program.owners[program.input.index]: -1}
+    first = {program.owners[tensor.index]: -1 for tensor in program.inputs}
+    last = dict(first)
     for number, layer in enumerate(program.layers):
         for tensor in (*layer.reads, *layer.writes):
             first.setdefault(tensor, number)
             last[tensor] = number
-    last[program.owners[program.output.index]] = len(program.layers)
+    for output in program.outputs:
+        last[program.owners[output.index]] = len(program.layers)
     return {
         tensor: Buffer(_aligned(program.tensors[tensor].num_bytes), first[tensor], last[tensor])
         for tensor in first

@@ -4,14 +4,12 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 
-import numpy as np
-
 from kprune import arena as _arena
 from kprune import flatbuffer as _flatbuffer
 from kprune.arena import Arena
 from kprune.c.names import check_name
 from kprune.c.resolver import op_resolver
-from kprune.c.testdata import c_test_data
+from kprune.c.testdata import Arrays, c_test_data
 from kprune.c.text import c_float, c_linkage, c_string, guarded
 from kprune.errors import UnsupportedOpError
 from kprune.flatbuffer import Network, Tensor
@@ -68,7 +66,7 @@ def to_c_array(
     labels: Sequence[str] = (),
     *,
     arena: Arena | None = None,
-    test_data: tuple[np.ndarray, np.ndarray] | None = None,
+    test_data: tuple[Arrays, Arrays] | None = None,
 ) -> dict[str, str]:
     """Write a flatbuffer as a C array, with what a program around it needs to know.
 

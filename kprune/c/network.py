@@ -1,9 +1,10 @@
 """Flatbuffer → C: a network as one header and one source file, beside the runtime kp_nn."""
 
+import dataclasses
 import hashlib
 import importlib.resources
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -24,7 +25,8 @@ def to_c(flatbuffer: bytes, name: str) -> dict[str, str]:
 
     The text needs no library, no heap and no other runtime than the `kp_nn` files that come with
     it, and computes the same bytes as TensorFlow Lite Micro. One function runs the network:
-    `<name>_run(input, output, arena)`. Networks of different names link together.
+    `<name>_run(input, output, arena)`, or `<name>_run(input_0, input_1, output_0, ..., arena)` for
+    one of several, in the order of the file. Networks of different names link together.
 
     Args:
         flatbuffer: A `.tflite` file with int8 activations, as `to_tflite` returns it.
@@ -77,12 +79,12 @@ def _header(program: Program, memory: Plan, name: str, origin: str) -> str:
         "",
         "#include <stdint.h>",
         "",
-        *_size_macros(f"{upper}_INPUT", program.input),
-        *_size_macros(f"{upper}_OUTPUT", program.output),
+        *(_size_macro(f"{upper}_{end.name.upper()}", end.tensor) for end in _ends(program)),
         f"#define {upper}_ARENA_SIZE {memory.size} /* bytes of RAM, reached in {busiest} */",
         "",
         *_quantization(upper, program),
         *_offsets(upper, program, memory),
+        *_lists(upper, program),
         "#ifdef __cplusplus",
         'extern "C" {',
         "#endif",
@@ -100,12 +102,42 @@ def _header(program: Program, memory: Plan, name: str, origin: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _size_macros(prefix: str, tensor: Tensor) -> list[str]:
+@dataclasses.dataclass(frozen=True)
+class _End:
+    """An input or output as C calls it: `name` is "input", or "input_0" where there are several."""
+
+    name: str
+    tensor: Tensor
+
+    @property
+    def c_type(self) -> str:
+        return "int8_t" if self.tensor.dtype == np.int8 else "float"
+
+
+def _inputs(program: Program) -> list[_End]:
+    return _named("input", program.inputs)
+
+
+def _outputs(program: Program) -> list[_End]:
+    return _named("output", program.outputs)
+
+
+def _ends(program: Program) -> list[_End]:
+    return [*_inputs(program), *_outputs(program)]
+
+
+def _named(word: str, tensors: Sequence[Tensor]) -> list[_End]:
+    if len(tensors) == 1:
+        return [_End(word, tensors[0])]
+    return [_End(f"{word}_{place}", tensor) for place, tensor in enumerate(tensors)]
+
+
+def _size_macro(prefix: str, tensor: Tensor) -> str:
     shape = tensor.shape[1:] if len(tensor.shape) > 1 else tensor.shape
-    return [
+    return (
         f"#define {prefix}_SIZE {math.prod(tensor.shape)} "
         f"/* {tensor.dtype}, {' x '.join(map(str, shape))}{_AXES.get(len(shape), '')} */"
-    ]
+    )
 
 
 _AXES = {3: " (height, width, channels)"}
@@ -113,23 +145,24 @@ _AXES = {3: " (height, width, channels)"}
 
 def _quantization(upper: str, program: Program) -> list[str]:
     lines = []
-    for word, tensor in (("INPUT", program.input), ("OUTPUT", program.output)):
-        if tensor.dtype == np.int8:
-            zero = int(tensor.zero_point[0])
+    for end in _ends(program):
+        if end.tensor.dtype == np.int8:
+            zero = int(end.tensor.zero_point[0])
+            prefix = f"{upper}_{end.name.upper()}"
             lines += [
-                f"#define {upper}_{word}_SCALE {float_text(tensor.scale[0])}",
-                f"#define {upper}_{word}_ZERO {zero if zero >= 0 else f'({zero})'}",
+                f"#define {prefix}_SCALE {float_text(end.tensor.scale[0])}",
+                f"#define {prefix}_ZERO {zero if zero >= 0 else f'({zero})'}",
             ]
     return ["/* real = SCALE * (q - ZERO) */", *lines, ""] if lines else []
 
 
 def _offsets(upper: str, program: Program, memory: Plan) -> list[str]:
     """Where the caller's buffers may lie inside the arena."""
-    lines = []
-    for word, tensor in (("INPUT", program.input), ("OUTPUT", program.output)):
-        if program.owners[tensor.index] in memory.tensors:
-            offset = memory.tensors[program.owners[tensor.index]]
-            lines.append(f"#define {upper}_{word}_OFFSET {offset}")
+    lines = [
+        f"#define {upper}_{end.name.upper()}_OFFSET {memory.tensors[owner]}"
+        for end in _ends(program)
+        if (owner := program.owners[end.tensor.index]) in memory.tensors
+    ]
     if not lines:
         return []
     return [
@@ -140,22 +173,37 @@ def _offsets(upper: str, program: Program, memory: Plan) -> list[str]:
     ]
 
 
-def _signature(program: Program, name: str, end: str) -> list[str]:
-    upper, start = name.upper(), f"void {name}_run("
-    gap = " " * len(start)
+def _lists(upper: str, program: Program) -> list[str]:
+    """X macros: code that does not know how many there are applies a macro of its own to each."""
+
+    def each(ends: list[_End]) -> str:
+        return " ".join(f"each({upper}_{end.name.upper()})" for end in ends)
+
     return [
-        f"{start}const {_c_type(program.input)} input[{upper}_INPUT_SIZE],",
-        f"{gap}{_c_type(program.output)} output[{upper}_OUTPUT_SIZE],",
-        f"{gap}int8_t arena[{upper}_ARENA_SIZE]){end}",
+        "/* Each of them, for code that serves any network: _SIZE, _OFFSET and the like follow. */",
+        f"#define {upper}_INPUTS(each) {each(_inputs(program))}",
+        f"#define {upper}_OUTPUTS(each) {each(_outputs(program))}",
+        "",
     ]
 
 
-def _c_type(tensor: Tensor) -> str:
-    return "int8_t" if tensor.dtype == np.int8 else "float"
+def _signature(program: Program, name: str, end: str) -> list[str]:
+    start = f"void {name}_run("
+    parameters = [
+        *(f"const {_parameter(name, given)}" for given in _inputs(program)),
+        *(_parameter(name, made) for made in _outputs(program)),
+        f"int8_t arena[{name.upper()}_ARENA_SIZE]",
+    ]
+    lines = [f"{' ' * len(start)}{parameter}," for parameter in parameters]
+    return [start + lines[0].lstrip(), *lines[1:-1], lines[-1].removesuffix(",") + f"){end}"]
+
+
+def _parameter(name: str, end: _End) -> str:
+    return f"{end.c_type} {end.name}[{name.upper()}_{end.name.upper()}_SIZE]"
 
 
 def _has_float(program: Program) -> bool:
-    return any(tensor.dtype != np.int8 for tensor in (program.input, program.output))
+    return any(end.tensor.dtype != np.int8 for end in _ends(program))
 
 
 # --- The source ---
@@ -192,9 +240,15 @@ def _source(program: Program, memory: Plan, name: str, origin: str) -> str:
                 for argument in call.arguments
             ]
             body += _wrapped(f"    {call.function}(", arguments)
+    unused = [end.name for end in _inputs(program) if not _is_read(program, end.tensor)]
     if not any("arena" in line for line in body):
-        body.append("    (void)arena;")
+        unused.append("arena")
+    body += [f"    (void){name};" for name in unused]
     return "\n".join([*lines, *body, "}"]) + "\n"
+
+
+def _is_read(program: Program, tensor: Tensor) -> bool:
+    return any(program.owners[tensor.index] in layer.reads for layer in program.layers)
 
 
 def _argument(
@@ -214,14 +268,10 @@ def _argument(
 
 def _place(program: Program, memory: Plan, place: Place) -> str:
     owner = program.owners[place.tensor]
-    if owner == program.owners[program.output.index]:
-        base, offset = "output", place.offset
-    elif owner == program.owners[program.input.index]:
-        base, offset = "input", place.offset
-    else:
-        base, offset = "arena", memory.tensors[owner] + place.offset
-        return f"{base} + {offset}"
-    return f"{base} + {offset}" if offset else base
+    owned = {program.owners[end.tensor.index]: end.name for end in _ends(program)}
+    if owner in owned:
+        return f"{owned[owner]} + {place.offset}" if place.offset else owned[owner]
+    return f"arena + {memory.tensors[owner] + place.offset}"
 
 
 def _wrapped(start: str, arguments: list[str]) -> list[str]:

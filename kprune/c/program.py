@@ -43,15 +43,15 @@ class Program:
         tensors: Of the network, by index.
         owners: The tensor whose memory each tensor uses: its own, or that of the input of a
             reshape.
-        input: The network's input.
-        output: The network's output.
+        inputs: The network's inputs.
+        outputs: The network's outputs, no two of which share their memory.
     """
 
     layers: tuple[Layer, ...]
     tensors: tuple[Tensor, ...]
     owners: dict[int, int]
-    input: Tensor
-    output: Tensor
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
 
 
 def lower(network: Network) -> Program:
@@ -84,8 +84,8 @@ def lower(network: Network) -> Program:
         layers,
         network.tensors,
         owners,
-        network.tensors[network.inputs[0]],
-        network.tensors[network.outputs[0]],
+        tuple(network.tensors[i] for i in network.inputs),
+        tuple(network.tensors[i] for i in network.outputs),
     )
 
 
@@ -131,24 +131,21 @@ def _with_operands(network: Network, step: Step) -> Step:
 
 def _check_ends(network: Network) -> None:
     for word, indices in (("input", network.inputs), ("output", network.outputs)):
-        names = ", ".join(repr(network.tensors[i].name) for i in indices)
-        if len(indices) != 1:
+        if not indices:
             raise UnsupportedOpError(
-                f"to_c writes networks with one input and one output; this one has "
-                f"{len(indices)} {word}s ({names}). Join them in the Keras model with Concatenate, "
-                "or convert a model per output."
+                f"to_c needs a network with an {word}, and this one has none. Convert a model "
+                "that takes and gives something."
             )
-        tensor = network.tensors[indices[0]]
-        if tensor.dtype not in (np.int8, np.float32):
+        for index in indices:
+            _check_end(word, network.tensors[index])
+    computed = {i for operator in network.operators for i in operator.outputs}
+    for index in network.outputs:
+        if index not in computed or network.outputs.count(index) > 1:
             raise UnsupportedOpError(
-                f"to_c needs an int8 or float32 {word}; {names} is {tensor.dtype}. "
-                "Convert the model with int8 input and output."
+                f"to_c writes outputs that an operator computes, each once; tensor "
+                f"{network.tensors[index].name!r} is an input, a constant, or an output twice. "
+                "Leave it out of the model's outputs."
             )
-        if tensor.dtype == np.int8:
-            try:
-                int8(tensor)
-            except Refusal as refusal:
-                raise UnsupportedOpError(f"to_c cannot take this {word}: {refusal}") from None
     if network.subgraphs:
         raise UnsupportedOpError(
             f"to_c writes networks of one graph; this one has {len(network.subgraphs)} more, "
@@ -156,8 +153,22 @@ def _check_ends(network: Network) -> None:
         )
 
 
+def _check_end(word: str, tensor: Tensor) -> None:
+    if tensor.dtype not in (np.int8, np.float32):
+        raise UnsupportedOpError(
+            f"to_c needs an int8 or float32 {word}; {tensor.name!r} is {tensor.dtype}. "
+            "Convert the model with int8 input and output."
+        )
+    if tensor.dtype == np.int8:
+        try:
+            int8(tensor)
+        except Refusal as refusal:
+            raise UnsupportedOpError(f"to_c cannot take this {word}: {refusal}") from None
+
+
 def _owners(network: Network) -> dict[int, int]:
     owners = {tensor.index: tensor.index for tensor in network.tensors}
+    ends = {*network.inputs, *network.outputs}
     for operator in network.operators:
         if operator.name not in moving.RENAMES or not operator.inputs:
             continue
@@ -165,9 +176,11 @@ def _owners(network: Network) -> dict[int, int]:
         owner = owners.get(source)
         if owner is None or network.tensors[owner].data is not None:
             continue
-        # The caller's input and output are two buffers: what is both must be copied.
-        if output in network.outputs and (owner in network.inputs or owner in network.outputs):
-            continue
+        # The caller's inputs and outputs are buffers apart: what is two of them must be copied.
+        if output in ends:
+            if owner in ends:
+                continue
+            ends.add(owner)
         owners[output] = owner
     return owners
 

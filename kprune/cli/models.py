@@ -4,11 +4,11 @@ import argparse
 import contextlib
 import os
 import tempfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import kprune
+from kprune.cli.arrays import load_arrays, read_arrays
 from kprune.cli.registry import command, say
 
 
@@ -106,7 +106,7 @@ def _to_tflite_arguments(parser: argparse.ArgumentParser) -> None:
     _to_tflite_arguments,
 )
 def _to_tflite(args: argparse.Namespace) -> dict:
-    data = _load_arrays(args.data) if args.data else None
+    data = load_arrays(args.data) if args.data else None
     model = _load(args.model)  # First: the name kprune.to_tflite loads Keras, and not quietly.
     flatbuffer = kprune.to_tflite(model, data, args.format)
     kprune.write_files({args.output.name: flatbuffer}, args.output.parent)
@@ -230,27 +230,11 @@ def _save(model: Any, path: Path) -> None:
         kprune.write_files({path.name: (Path(folder) / path.name).read_bytes()}, path.parent)
 
 
-def _load_arrays(path: Path) -> Any:
-    """An array, or from an `.npz` a list of them in their order."""
-    data = _read_arrays(path)
-    return list(data.values()) if isinstance(data, dict) else data
-
-
 def _load_labelled(path: Path) -> tuple[Any, Any]:
     """Inputs and, from an `.npz`, labels; None without."""
-    data = _read_arrays(path)
+    data = read_arrays(path)
     if not isinstance(data, dict):
         return data, None
     if "x" not in data:
         raise ValueError(f"{path} holds the arrays {', '.join(data)}; expected x, and y if known.")
     return data["x"], data.get("y")
-
-
-def _read_arrays(path: Path) -> Any:
-    import numpy as np
-
-    try:
-        data = np.load(path, allow_pickle=False)
-        return data if isinstance(data, np.ndarray) else {name: data[name] for name in data.files}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no .npy or .npz file of numbers: {error}") from error

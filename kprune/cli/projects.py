@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import kprune
+from kprune.cli.arrays import load_arrays, save_arrays
 from kprune.cli.registry import code_arguments, command, say
 
 
@@ -59,11 +60,21 @@ def _show_boards(boards: list) -> None:
 
 def _simulate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="where `kprune to-c` wrote")
-    parser.add_argument("--data", type=Path, required=True, help=".npy of shape (samples, ...)")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help=".npy of shape (samples, ...), or .npz: one for each input",
+    )
     parser.add_argument("--board", default="host", help="`kprune boards` lists them (host)")
     parser.add_argument("--simulator", choices=("qemu", "renode", "host"))
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds per inference (60)")
-    parser.add_argument("-o", "--output", type=Path, help=".npy for the scores")
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        help=".npy for the scores; .npz if the network has several outputs",
+    )
 
 
 @command(
@@ -73,16 +84,11 @@ def _simulate_arguments(parser: argparse.ArgumentParser) -> None:
     _simulate_arguments,
 )
 def _simulate(args: argparse.Namespace) -> dict:
-    import io
-
-    import numpy as np
-
-    x = np.load(args.data, allow_pickle=False)
+    x = load_arrays(args.data)
     run = kprune.simulate(args.folder, x, args.board, args.simulator, args.timeout)
+    several = isinstance(run.scores, list)
     if args.output:
-        buffer = io.BytesIO()
-        np.save(buffer, run.scores)
-        kprune.write_files({args.output.name: buffer.getvalue()}, args.output.parent)
+        save_arrays(args.output, run.scores)
     figures = {
         "instructions": run.instructions,
         "stack_bytes": run.stack_bytes,
@@ -96,7 +102,7 @@ def _simulate(args: argparse.Namespace) -> dict:
         say(args, f"  {layer:30}{count:>12,} instructions")
     parts = {"flash": run.flash, "ram": run.ram, "layers": run.layers}
     return {"board": run.board, "simulator": run.simulator, **figures, **parts} | {
-        "scores": run.scores.tolist()
+        "scores": [s.tolist() for s in run.scores] if several else run.scores.tolist()
     }
 
 

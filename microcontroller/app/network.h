@@ -13,20 +13,27 @@ extern "C" {
 #endif
 
 extern const char network_name[];
-extern const size_t network_input_size;  /* int8 values */
-extern const size_t network_output_size; /* int8 values */
-extern const size_t network_arena_size;  /* bytes */
+extern const size_t network_arena_size; /* bytes */
+
+/* An input or output of the network: where it lies, and how many values it has. */
+struct network_part {
+    int8_t *values;
+    size_t size;
+};
 
 /* Prepare the network; called once, before the other functions.
  * Returns NULL, or one line that says what is wrong. */
 const char *network_init(void);
 
-/* Where the next input goes: network_input_size values. It may be overwritten by network_run. */
-int8_t *network_input(void);
+/* Where the next inputs go, in the order of the flatbuffer; size 0 beyond the last one.
+ * They may be overwritten by network_run. */
+struct network_part network_input(size_t index);
 
-/* Run the network on what lies in network_input().
- * Returns network_output_size values, valid until the next run, or NULL if the runtime failed. */
-const int8_t *network_run(void);
+/* Run the network on what lies in its inputs. Returns 1, or 0 if the runtime failed. */
+int network_run(void);
+
+/* What the last run gave, valid until the next one; size 0 beyond the last output. */
+struct network_part network_output(size_t index);
 
 #ifdef __cplusplus
 }

@@ -67,12 +67,38 @@ static void put_signed(int32_t value)
     put_unsigned((uint32_t)value);
 }
 
-static void put_values(const int8_t *values, size_t count)
+static void put_values(struct network_part part)
 {
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < part.size; i++) {
         port_putc(' ');
-        put_signed(values[i]);
+        put_signed(part.values[i]);
     }
+}
+
+/* The network's values: of several inputs, or outputs, one after another */
+
+typedef struct network_part (*part_getter)(size_t index);
+
+static size_t num_values(part_getter part)
+{
+    size_t count = 0;
+
+    for (size_t p = 0; part(p).size != 0; p++) {
+        count += part(p).size;
+    }
+    return count;
+}
+
+/* Returns NULL beyond the last one. */
+static int8_t *value_at(part_getter part, size_t index)
+{
+    for (size_t p = 0; part(p).size != 0; p++) {
+        if (index < part(p).size) {
+            return part(p).values + index;
+        }
+        index -= part(p).size;
+    }
+    return NULL;
 }
 
 /* Reading */
@@ -165,9 +191,9 @@ static void answer_sizes(struct line *line)
 {
     skip_line(line);
     put_text("ok ");
-    put_unsigned((uint32_t)network_input_size);
+    put_unsigned((uint32_t)num_values(network_input));
     port_putc(' ');
-    put_unsigned((uint32_t)network_output_size);
+    put_unsigned((uint32_t)num_values(network_output));
     port_putc(' ');
     put_unsigned((uint32_t)network_arena_size);
 }
@@ -175,8 +201,8 @@ static void answer_sizes(struct line *line)
 /* Store the values of a `run` line. Returns 1 if all is well, else answers and returns 0. */
 static int read_input(struct line *line)
 {
-    int8_t *input = network_input();
     size_t count = 0;
+    int8_t *place;
     int value;
 
     for (; read_word(line); count++) {
@@ -189,13 +215,14 @@ static int read_input(struct line *line)
             put_text(", not in -128..127");
             return 0;
         }
-        if (count < network_input_size) {
-            input[count] = (int8_t)value;
+        place = value_at(network_input, count);
+        if (place != NULL) {
+            *place = (int8_t)value;
         }
     }
-    if (count != network_input_size) {
+    if (count != num_values(network_input)) {
         put_text("error run needs ");
-        put_unsigned((uint32_t)network_input_size);
+        put_unsigned((uint32_t)num_values(network_input));
         put_text(" values, got ");
         put_unsigned((uint32_t)count);
         return 0;
@@ -203,25 +230,26 @@ static int read_input(struct line *line)
     return 1;
 }
 
-static const int8_t *run_timed(void)
+/* Returns 1, or answers and returns 0. */
+static int run_timed(void)
 {
     uint32_t start = port_micros();
-    const int8_t *output = network_run();
+    int done = network_run();
 
     run_micros = port_micros() - start;
-    if (output == NULL) {
+    if (!done) {
         put_text("error the runtime failed");
     }
-    return output;
+    return done;
 }
 
 static void run_and_answer(void)
 {
-    const int8_t *output = run_timed();
-
-    if (output != NULL) {
+    if (run_timed()) {
         put_text("ok");
-        put_values(output, network_output_size);
+        for (size_t p = 0; network_output(p).size != 0; p++) {
+            put_values(network_output(p));
+        }
     }
 }
 
@@ -238,37 +266,36 @@ static void answer_go(struct line *line)
     run_and_answer();
 }
 
-static void fill_input(uint32_t state)
+static void fill_inputs(uint32_t state)
 {
-    int8_t *input = network_input();
+    int8_t *place;
 
-    for (size_t i = 0; i < network_input_size; i++) {
+    for (size_t i = 0; (place = value_at(network_input, i)) != NULL; i++) {
         state ^= state << 13;
         state ^= state >> 17;
         state ^= state << 5;
-        input[i] = (int8_t)(uint8_t)(state >> 24);
+        *place = (int8_t)(uint8_t)(state >> 24);
     }
 }
 
 /* Compare one golden vector. Returns 1 if it came out right, else answers and returns 0. */
 static int check_vector(size_t index)
 {
-    const int8_t *expected = &golden_outputs[index * network_output_size];
+    const int8_t *expected = &golden_outputs[index * num_values(network_output)];
     const int8_t *output;
 
-    fill_input(golden_seeds[index]);
-    output = run_timed();
-    if (output == NULL) {
+    fill_inputs(golden_seeds[index]);
+    if (!run_timed()) {
         return 0;
     }
-    for (size_t i = 0; i < network_output_size; i++) {
-        if (output[i] != expected[i]) {
+    for (size_t i = 0; (output = value_at(network_output, i)) != NULL; i++) {
+        if (*output != expected[i]) {
             put_text("error vector ");
             put_unsigned((uint32_t)index + 1u);
             put_text(" output ");
             put_unsigned((uint32_t)i + 1u);
             put_text(" is ");
-            put_signed(output[i]);
+            put_signed(*output);
             put_text(", expected ");
             put_signed(expected[i]);
             return 0;

@@ -8,11 +8,14 @@
  *     sizes        ok 1024 5 6144                     input, output, arena: bytes
  *     run 12 -5 …  ok 3 97 …                          int8 values in, int8 values out
  *     go           ok 3 97 …                          as run, on the input that a debugger has
- *                                                     written to where network_input() points
+ *                                                     written to where network_input() says
  *     test         ok 3                               golden vectors reproduced bit for bit
  *     stack        ok 612                             most bytes of stack used since reset
  *     time         ok 8123                            microseconds of the last run
  *     help         ok version sizes run go test stack time help
+ *
+ * A network of several inputs takes their values one after another, and several outputs come so;
+ * `sizes` then counts them together.
  *
  * What went wrong is said in a reply as well, and the line after it is read as usual:
  *

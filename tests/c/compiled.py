@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import pathlib
+import re
 import subprocess
 import tempfile
 
@@ -30,7 +31,7 @@ def gcc(arguments: list) -> None:
 
 
 class CompiledNetwork:
-    """The C of a flatbuffer as a function from array to array."""
+    """The C of a flatbuffer as a function from arrays, one per input, to arrays, one per output."""
 
     def __init__(self, flatbuffer: bytes, folder: pathlib.Path, name: str = "net") -> None:
         files = network.to_c(flatbuffer, name)
@@ -42,71 +43,74 @@ class CompiledNetwork:
         gcc(["-O0", "-shared", "-fPIC", include, folder / f"{name}.c", runtime, "-o", library])
         self.function = getattr(ctypes.CDLL(str(library)), f"{name}_run")
         read = flatbuffers.read(flatbuffer)
-        self.input, self.output = read.tensors[read.inputs[0]], read.tensors[read.outputs[0]]
-        defines = dict(
-            line.split()[1:3]
-            for line in files[f"{name}.h"].splitlines()
-            if "#define" in line and len(line.split()) > 2
-        )
-        upper = name.upper()
-        self.arena_size = int(defines[f"{upper}_ARENA_SIZE"])
-        self.offsets = [
-            int(defines[key]) if key in defines else None
-            for key in (f"{upper}_INPUT_OFFSET", f"{upper}_OUTPUT_OFFSET")
-        ]
+        self.inputs = [read.tensors[i] for i in read.inputs]
+        self.outputs = [read.tensors[i] for i in read.outputs]
+        macro = rf"^#define {name.upper()}_(?:INPUT|OUTPUT)(?:_\d+)?_OFFSET (\d+)$"
+        header = files[f"{name}.h"]
+        # In the order of the arguments; fewer where some are float and have none.
+        self.offsets = [int(offset) for offset in re.findall(macro, header, re.MULTILINE)]
+        self.arena_size = int(re.search(r"_ARENA_SIZE (\d+)", header)[1])
 
-    def __call__(self, x: np.ndarray) -> np.ndarray:
+    def __call__(self, xs: list[np.ndarray]) -> list[np.ndarray]:
         """Run with buffers of the caller; the bytes around the arena must stay as they are."""
-        y = np.zeros(self.output.shape, self.output.dtype)
-        arena, before = self._arena(), x.copy()
-        self._run(x.ctypes.data, y.ctypes.data, arena)
-        np.testing.assert_array_equal(x, before)
-        return y
+        ys = [np.zeros(tensor.shape, tensor.dtype) for tensor in self.outputs]
+        arena, before = self._arena(), [x.copy() for x in xs]
+        self._run([array.ctypes.data for array in (*xs, *ys)], arena)
+        for x, old in zip(xs, before, strict=True):
+            np.testing.assert_array_equal(x, old)
+        return ys
 
-    def inside(self, x: np.ndarray) -> np.ndarray:
-        """Run with input and output inside the arena."""
+    def inside(self, xs: list[np.ndarray]) -> list[np.ndarray]:
+        """Run with inputs and outputs inside the arena."""
         arena = self._arena()
-        first, last = (64 + offset for offset in self.offsets)
-        arena[first : first + x.size] = x.ravel()
-        self._run(arena.ctypes.data + first, arena.ctypes.data + last, arena)
-        size = int(np.prod(self.output.shape))
-        return arena[last : last + size].reshape(self.output.shape).copy()
+        starts = [64 + offset for offset in self.offsets]
+        for x, start in zip(xs, starts, strict=False):
+            arena[start : start + x.size] = x.ravel()
+        self._run([arena.ctypes.data + start for start in starts], arena)
+        ends = zip(self.outputs, starts[len(xs) :], strict=True)
+        return [arena[s : s + y.num_bytes].reshape(y.shape).copy() for y, s in ends]
 
     def _arena(self) -> np.ndarray:
         # Odd contents, so that reading what was not written shows.
         return np.random.default_rng(1).integers(-128, 128, self.arena_size + 128).astype(np.int8)
 
-    def _run(self, x: int, y: int, arena: np.ndarray) -> None:
+    def _run(self, addresses: list[int], arena: np.ndarray) -> None:
         guards = arena[:64].copy(), arena[-64:].copy()
-        self.function(*map(ctypes.c_void_p, (x, y, arena.ctypes.data + 64)))
+        self.function(*map(ctypes.c_void_p, (*addresses, arena.ctypes.data + 64)))
         np.testing.assert_array_equal(arena[:64], guards[0])
         np.testing.assert_array_equal(arena[-64:], guards[1])
 
 
-def tflite_micro(flatbuffer: bytes, xs: list[np.ndarray]) -> list[np.ndarray]:
+def tflite_micro(flatbuffer: bytes, samples: list[list[np.ndarray]]) -> list[list[np.ndarray]]:
     """What TensorFlow Lite Micro itself computes."""
     from tflite_micro import runtime as tflm
 
     interpreter = tflm.Interpreter.from_bytes(flatbuffer, arena_size=4_000_000)
+    num_outputs = len(flatbuffers.read(flatbuffer).outputs)
     results = []
-    for x in xs:
-        interpreter.set_input(x, 0)
+    for xs in samples:
+        for place, x in enumerate(xs):
+            interpreter.set_input(x, place)
         interpreter.invoke()
-        results.append(interpreter.get_output(0).copy())
+        results.append([interpreter.get_output(place).copy() for place in range(num_outputs)])
     return results
 
 
-def random_inputs(flatbuffer: bytes, count: int = 2, seed: int = 0) -> list[np.ndarray]:
-    """Random bytes, and at first the input whose bytes count up."""
+def random_inputs(flatbuffer: bytes, count: int = 2, seed: int = 0) -> list[list[np.ndarray]]:
+    """Samples of random bytes, at first one whose bytes count up: an array for each input."""
     read = flatbuffers.read(flatbuffer)
-    tensor = read.tensors[read.inputs[0]]
     random = np.random.default_rng(seed)
+    scale = read.tensors[read.outputs[0]].scale
+    arrays = [_random_input(read.tensors[i], scale, count, random) for i in read.inputs]
+    return [list(sample) for sample in zip(*arrays, strict=True)]
+
+
+def _random_input(tensor, scale, count: int, random: np.random.Generator) -> np.ndarray:
     if tensor.dtype == np.float32:
-        scale = float(read.tensors[read.outputs[0]].scale[0])
         steps = random.integers(-600, 600, (count, *tensor.shape)) / 2 + random.choice(
             [0, 0, 0.25, -0.3], (count, *tensor.shape)
         )
-        return list((steps * scale).astype(np.float32))
+        return (steps * float(scale[0])).astype(np.float32)
     xs = random.integers(-128, 128, (count, *tensor.shape)).astype(np.int8)
     xs[0] = (np.arange(xs[0].size).reshape(tensor.shape) % 256 - 128).astype(np.int8)
-    return list(xs)
+    return xs

@@ -185,6 +185,17 @@ def test_the_test_data_compile_and_are_what_tflite_micro_gave(tmp_path, style, s
     assert "#define GESTURE_TEST_COUNT 3" in files["gesture_test_data.h"]
 
 
+def test_test_data_of_several_inputs_and_outputs_are_numbered(tmp_path):
+    require("tflite_micro")
+    flatbuffer = flatbuffer_zoo.several_network()
+    files = to_c_array(flatbuffer, "net", test_data=tflm.golden_vectors(flatbuffer, 2))
+
+    header = files["net_test_data.h"]
+
+    for name in ("inputs_0[2][16]", "inputs_1[2][32]", "outputs_0[2][32]", "outputs_1[2][3]"):
+        assert f"extern const int8_t g_net_test_{name};" in header
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -196,7 +207,8 @@ def test_the_test_data_compile_and_are_what_tflite_micro_gave(tmp_path, style, s
         ({"test_data": (ZEROS[:0], ZEROS[:0])}, ValueError, "test_data has no inputs"),
         ({"test_data": (ZEROS, ZEROS)}, ValueError, "outputs of test_data have shape"),
         ({"test_data": (ZEROS.astype(float), ZEROS)}, ValueError, "expected 2 times .* int8"),
-        ({"flatbuffer": TWO_INPUTS, "test_data": (ZEROS, ZEROS)}, ValueError, "got 2 and 1"),
+        ({"flatbuffer": TWO_INPUTS, "test_data": (ZEROS, ZEROS)}, ValueError, "are 1 arrays.* 2"),
+        ({"test_data": (ZEROS, ZEROS[:1, :5])}, ValueError, "has 2 .* and 1 of another"),
         ({"flatbuffer": b"ELF"}, kprune.FlatbufferError, "not a TensorFlow Lite flatbuffer"),
     ],
 )

@@ -42,8 +42,8 @@ def cases(tmp_path_factory) -> pathlib.Path:
         for seed in range(0 if operator in NOT_INT8 else COUNTS.get(operator, 3)):
             name = f"{operator.lower()}_{seed}"
             flatbuffer = build(Seeded(seed))
-            x = random_inputs(flatbuffer, seed=seed)[0 if operator == "ROUNDING" else 1]
-            expected = tflite_micro(flatbuffer, [x])[0]
+            [x] = random_inputs(flatbuffer, seed=seed)[0 if operator == "ROUNDING" else 1]
+            [[expected]] = tflite_micro(flatbuffer, [[x]])
             for file, text in network.to_c(flatbuffer, name).items():
                 (folder / file).write_text(text)
             arena = (folder / f"{name}.h").read_text().split("_ARENA_SIZE ")[1].split()[0]

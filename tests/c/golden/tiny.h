@@ -20,6 +20,10 @@
 #define TINY_INPUT_OFFSET 108
 #define TINY_OUTPUT_OFFSET 0
 
+/* Each of them, for code that serves any network: _SIZE, _OFFSET and the like follow. */
+#define TINY_INPUTS(each) each(TINY_INPUT)
+#define TINY_OUTPUTS(each) each(TINY_OUTPUT)
+
 #ifdef __cplusplus
 extern "C" {
 #endif
