@@ -108,6 +108,33 @@ def test_channels_close_gradually_then_freeze() -> None:
     assert all((gates == seen[-1]).all() for gates in seen[freeze - 1 :])
 
 
+def test_a_closed_channel_comes_back_only_if_it_is_clearly_better() -> None:
+    masked = compiled("dense")
+    found = trace(masked)
+    write_gates(found, np.ones(found.num_channels, bool))
+
+    def gates_after(scores: np.ndarray) -> np.ndarray:
+        """As if these scores had been learned in a whole fit."""
+        for mask, ids in found.masks:
+            mask.scores.assign(scores[ids])
+        prune = PruneCallback(Budget(macs=0.3), verbose=0)
+        prune.set_model(masked)
+        prune.set_params({"epochs": 1, "steps": 100})
+        prune.on_train_begin()
+        prune.on_epoch_begin(0)
+        prune.on_train_batch_end(99)
+        return read_gates(found)
+
+    scores = 1 + np.arange(found.num_channels) / found.num_channels
+    first = gates_after(scores)
+    closed = found.free & ~first
+    slightly, clearly = (np.where(closed, factor * scores, scores) for factor in (2, 20))
+
+    np.testing.assert_array_equal(gates_after(slightly), first)
+    assert not (gates_after(clearly) & found.free & first).all()
+    assert (read_gates(found) & closed).any()
+
+
 def test_figures_reach_the_loggers_that_come_after(tmp_path: Path) -> None:
     log = tmp_path / "log.csv"
 
