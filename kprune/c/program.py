@@ -99,7 +99,8 @@ def _lower(network: Network, operator: Operator) -> Step:
         if tensor.is_variable:
             raise Refusal(f"{describe(tensor)} keeps its values between runs")
     try:
-        step = _LOWERINGS[operator.name](Op(network, operator))
+        with np.errstate(over="raise", divide="raise", invalid="raise"):
+            step = _LOWERINGS[operator.name](Op(network, operator))
     except (ArithmeticError, LookupError, ValueError, TypeError) as error:
         # Operators with the wrong number of inputs, axes beyond the shape, and the like.
         raise Refusal(f"its inputs and options do not fit together ({error})") from error

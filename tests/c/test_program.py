@@ -102,6 +102,16 @@ def test_a_float_network_is_refused():
     refused(net.build(y), "RELU .*float32, expected int8")
 
 
+def test_scales_whose_ratio_is_no_number_are_refused():
+    net = flatbuffer_zoo.Builder()
+    x = net.tensor((1, 4), 3e38)
+    net.graph.inputs.append(x)
+    y = net.tensor((1, 4), 1e-30)
+    net.operator("RELU", [x], [y], version=2)
+
+    refused(net.build(y), "RELU .* do not fit together .*overflow")
+
+
 def test_an_output_that_nothing_computes_is_refused():
     net = flatbuffer_zoo.Builder()
     x = net.input((1, 4))
