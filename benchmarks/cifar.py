@@ -29,7 +29,11 @@ import kprune
 from benchmarks import networks
 from benchmarks.datasets import Augmented, Samples, draw, read_set, standardized
 from benchmarks.selection import add_row, is_done
-from benchmarks.training import cost_of, cross_entropy, narrowed, widths_of
+from benchmarks.training import Trained, cost_of, cross_entropy, narrowed, widths_of
+
+MOMENTUM = 0.9
+# Keras takes it off the weights, not through the momentum: this is the usual 5e-4 of PyTorch.
+DECAY = 5e-4 / (1 - MOMENTUM)
 
 NETWORKS = {
     "vgg16": networks.vgg16,
@@ -63,45 +67,71 @@ class Bench:
     def network(self) -> keras.Model:
         return NETWORKS[self.setting.network](width=self.setting.width)
 
-    def fit(self, model: keras.Model, seed: int, callbacks: tuple = ()) -> keras.Model:
-        setting = self.setting
-        batches = Augmented(self.train, setting.batch, (4, 4), True, seed, border="constant")
+    def batches(self, seed: int) -> Augmented:
+        return Augmented(self.train, self.setting.batch, (4, 4), True, seed, border="constant")
+
+    def fit(self, model: keras.Model, seed: int, callbacks: tuple = ()) -> Trained:
+        setting, batches = self.setting, self.batches(seed)
         rate = keras.optimizers.schedules.CosineDecay(setting.rate, setting.epochs * len(batches))
         model.compile(
-            keras.optimizers.SGD(rate, momentum=0.9, nesterov=True, weight_decay=5e-4),
+            keras.optimizers.SGD(rate, MOMENTUM, nesterov=True, weight_decay=DECAY),
             cross_entropy(),
             # JAX is nothing without XLA; on TensorFlow it makes small networks slower on a CPU.
             jit_compile=keras.backend.backend() == "jax",
         )
         model.fit(batches, epochs=setting.epochs, callbacks=list(callbacks), verbose=2)
-        return model
+        small = kprune.slim(model) if callbacks else model
+        cost = cost_of(small)
+        return Trained(self.accuracy(small), cost["macs"], cost["params"], widths_of(small))
 
     def accuracy(self, model: keras.Model) -> float:
         x, y = self.test
         return float((model.predict(x, batch_size=250, verbose=0).argmax(-1) == y).mean())
 
 
-def dense(bench: Bench, budget: kprune.Budget, seed: int) -> keras.Model:
+def dense(bench: Bench, budget: kprune.Budget, seed: int) -> Trained:
     """The whole network: what the others are compared with."""
     return bench.fit(bench.network(), seed)
 
 
-def uniform(bench: Bench, budget: kprune.Budget, seed: int) -> keras.Model:
+def uniform(bench: Bench, budget: kprune.Budget, seed: int) -> Trained:
     """All widths multiplied by one factor, and trained from the start."""
     return bench.fit(narrowed(bench.network(), budget), seed)
 
 
-def pruned(importance: str, bench: Bench, budget: kprune.Budget, seed: int) -> keras.Model:
+def pruned(importance: str, bench: Bench, budget: kprune.Budget, seed: int) -> Trained:
     """kprune in one fit, with one of its ways to score channels."""
     masked = kprune.add_masks(bench.network(), importance=importance)
-    return kprune.slim(bench.fit(masked, seed, (kprune.PruneCallback(budget),)))
+    return bench.fit(masked, seed, (kprune.PruneCallback(budget),))
 
 
-METHODS: dict[str, Callable[[Bench, kprune.Budget, int], keras.Model]] = {
+def torch_pruning(bench: Bench, budget: kprune.Budget, seed: int) -> Trained:
+    """Torch-Pruning by magnitude: the same network, weights and batches in PyTorch."""
+    import torch
+
+    from benchmarks import torch_pruning as rival
+    from benchmarks.torch_twin import Twin, macs_of
+
+    limits = budget.limits(cost_of(bench.network()))
+    shape = bench.test[0].shape[1:]
+
+    def fits(model: Twin) -> bool:
+        cost = {"macs": macs_of(model, shape), "params": rival.params_of(model)}
+        return all(cost[kind] <= limit for kind, limit in limits.items())
+
+    sgd = partial(torch.optim.SGD, lr=bench.setting.rate, momentum=MOMENTUM, nesterov=True)
+    training = rival.Training(bench.batches(seed), bench.setting.epochs, sgd, DECAY)
+    model = Twin(bench.network())
+    rival.pruned(model, training, "magnitude", fits, seed)
+    return rival.result(model, bench.test)
+
+
+METHODS: dict[str, Callable[[Bench, kprune.Budget, int], Trained]] = {
     "dense": dense,
     "kprune": partial(pruned, "taylor"),
     "magnitude": partial(pruned, "magnitude"),
     "uniform": uniform,
+    "torch-pruning": torch_pruning,
 }
 
 
@@ -134,15 +164,13 @@ def _trained(bench: Bench, method: str, budget: kprune.Budget, seed: int) -> dic
     keras.utils.set_random_seed(seed)
     whole = cost_of(bench.network())
     start = time.perf_counter()
-    model = METHODS[method](bench, budget, seed)
-    seconds = time.perf_counter() - start
-    cost = cost_of(model)
+    found = METHODS[method](bench, budget, seed)
     return {
-        "accuracy": round(bench.accuracy(model), 4),
-        **cost,
-        **{f"{kind}_kept": round(cost[kind] / whole[kind], 4) for kind in cost},
-        "widths": widths_of(model),
-        "seconds": round(seconds, 1),
+        **asdict(found),
+        "accuracy": round(found.accuracy, 4),
+        "macs_kept": round(found.macs / whole["macs"], 4),
+        "params_kept": round(found.params / whole["params"], 4),
+        "seconds": round(time.perf_counter() - start, 1),
         "keras": version("keras"),
         "backend": keras.backend.backend(),
     }

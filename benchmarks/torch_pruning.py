@@ -7,12 +7,14 @@ through, so that epochs, samples and rates are those of every other method.
 
 import functools
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch_pruning as tp
 
-from benchmarks.datasets import Augmented
+from benchmarks.datasets import Augmented, Samples
 from benchmarks.torch_twin import Twin, macs_of, predict, to_torch
 from benchmarks.training import RATE, Recipe, Trained
 
@@ -21,43 +23,82 @@ _STEPS = 100
 _SCORED = 4
 
 
+@dataclass(frozen=True)
+class Training:
+    """Batches, length and optimizer, whose rate falls along one cosine.
+
+    `decay` is taken off the weights after every step, times the rate, as Keras does it.
+    """
+
+    batches: Augmented
+    epochs: int
+    optimizer: Callable[..., torch.optim.Optimizer]
+    decay: float = 0.0
+
+
 def torch_pruning(importance: str, recipe: Recipe, kept: float, seed: int) -> Trained:
     """Torch-Pruning with one of its ways to score: "magnitude" or "taylor"."""
-    torch.manual_seed(seed)
-    torch.set_num_threads(1)
+    adam = functools.partial(torch.optim.Adam, lr=RATE, eps=1e-7)
+    training = Training(recipe.batches(seed), recipe.task.epochs, adam)
     model = Twin(recipe.task.network())
-    batches = recipe.batches(seed)
-    cut = recipe.task.epochs // 2
-    _train(model, batches, range(cut), recipe)
-    _prune(model, importance, batches, kept * recipe.macs)
-    _train(model, batches, range(cut, recipe.task.epochs), recipe)
-    x, y = recipe.test
-    return Trained(
-        accuracy=float((predict(model, x).argmax(-1) == y).mean()),
-        macs=macs_of(model, x.shape[1:]),
-        params=sum(p.numel() for p in model.parameters()),
-        widths=[len(p.weight) for p in model.modules() if type(p) in _WEIGHTED],
-    )
+    shape = recipe.test[0].shape[1:]
+    pruned(model, training, importance, lambda m: macs_of(m, shape) <= kept * recipe.macs, seed)
+    return result(model, recipe.test)
 
 
 magnitude, taylor = (
     functools.partial(torch_pruning, importance) for importance in ("magnitude", "taylor")
 )
 
+
+def pruned(
+    model: Twin,
+    training: Training,
+    importance: str,
+    fits: Callable[[Twin], bool],
+    seed: int,
+) -> None:
+    """Train half of the epochs, prune until it fits, train the other half."""
+    torch.manual_seed(seed)
+    torch.set_num_threads(1)
+    cut = training.epochs // 2
+    _train(model, training, range(cut))
+    _prune(model, importance, training.batches, fits)
+    _train(model, training, range(cut, training.epochs))
+
+
+def result(model: Twin, test: Samples) -> Trained:
+    x, y = test
+    return Trained(
+        accuracy=float((predict(model, x).argmax(-1) == y).mean()),
+        macs=macs_of(model, x.shape[1:]),
+        params=params_of(model),
+        widths=[len(p.weight) for p in model.modules() if type(p) in _WEIGHTED],
+    )
+
+
+def params_of(model: Twin) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
 _WEIGHTED = (torch.nn.Conv2d, torch.nn.Linear)
 
 
-def _train(model: Twin, batches: Augmented, epochs: range, recipe: Recipe) -> None:
-    """Adam and its cosine as Keras has them, from one epoch to another of the whole training."""
-    total = recipe.task.epochs * len(batches)
-    optimizer = torch.optim.Adam(model.parameters(), eps=1e-7)
+def _train(model: Twin, training: Training, epochs: range) -> None:
+    batches = training.batches
+    total = training.epochs * len(batches)
+    optimizer = training.optimizer(model.parameters())
     for epoch in epochs:
         for i in range(len(batches)):
             progress = (epoch * len(batches) + i) / total
-            optimizer.param_groups[0]["lr"] = RATE * (1 + math.cos(math.pi * progress)) / 2
+            rate = optimizer.defaults["lr"] * (1 + math.cos(math.pi * progress)) / 2
+            optimizer.param_groups[0]["lr"] = rate
             optimizer.zero_grad()
             _loss(model.train(), batches[i]).backward()
             optimizer.step()
+            with torch.no_grad():
+                for weights in model.parameters():
+                    weights.mul_(1 - rate * training.decay)
         batches.on_epoch_end()
 
 
@@ -66,12 +107,11 @@ def _loss(model: Twin, batch: tuple) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(model(to_torch(x)), torch.from_numpy(y).long())
 
 
-def _prune(model: Twin, importance: str, batches: Augmented, limit: float) -> None:
+def _prune(model: Twin, importance: str, batches: Augmented, fits: Callable[[Twin], bool]) -> None:
     scores: dict[str, Any] = {
         "magnitude": tp.importance.GroupMagnitudeImportance(p=2),
         "taylor": tp.importance.GroupTaylorImportance(),
     }
-    shape = batches.x.shape[1:]
     *_, scoring = (p for p in model.modules() if isinstance(p, torch.nn.Linear))
     model.eval()
     pruner = tp.pruner.BasePruner(
@@ -84,7 +124,7 @@ def _prune(model: Twin, importance: str, batches: Augmented, limit: float) -> No
         ignored_layers=[scoring],
     )
     for _ in range(_STEPS):
-        if macs_of(model, shape) <= limit:
+        if fits(model):
             return
         if importance == "taylor":
             # Its score is the gradient of the weights as they are now, over many samples.
@@ -92,4 +132,4 @@ def _prune(model: Twin, importance: str, batches: Augmented, limit: float) -> No
             for i in range(_SCORED):
                 _loss(model.eval(), batches[i]).backward()
         pruner.step()
-    raise RuntimeError(f"Torch-Pruning removed all it can and did not reach {limit:,} MACs.")
+    raise RuntimeError("Torch-Pruning removed all it can and did not reach the budget.")
