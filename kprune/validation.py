@@ -145,6 +145,12 @@ def validate(
     """
     graph = read_graph(model)
     network = read(flatbuffer)
+    if len(network.inputs) != 1 or len(network.outputs) != 1:
+        raise ValueError(
+            "validate compares networks of one input and one output, but the flatbuffer has "
+            f"{len(network.inputs)} and {len(network.outputs)}. Compare run_tflite(flatbuffer, x) "
+            "with model.predict(x), or validate a model per output."
+        )
     x, labels = np.asarray(x), _labels(x, y)
     target = network.tensors[network.outputs[0]]
     source = network.tensors[network.inputs[0]]

@@ -1,6 +1,7 @@
 import json
 import math
 
+import flatbuffer_zoo
 import keras
 import numpy as np
 import pytest
@@ -164,6 +165,8 @@ def test_refuses_what_does_not_fit(model, flatbuffer, x):
         kprune.validate(model, flatbuffer, x[:0])
     with pytest.raises(kprune.FlatbufferError):
         kprune.validate(model, b"nothing", x)
+    with pytest.raises(ValueError, match=r"one input and one output, .* has 2 and 2\. Compare"):
+        kprune.validate(model, flatbuffer_zoo.several_network(), x)
 
 
 def test_one_score_is_a_probability_or_a_logit():
