@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import tree
+from keras import layers, tree
 
 from kprune.c.resolver import has_operator
 from kprune.calibration import read_samples
@@ -204,6 +204,8 @@ def _plain_model(graph: Graph, is_rounded: bool) -> keras.Model:
     for number, layer in enumerate(graph.layers):
         if isinstance(layer, FakeQuantWeights):
             copies[id(layer)] = copies[id(layer)].layer
+        if isinstance(layer, layers.UpSampling2D) and layer.interpolation == "nearest":
+            copies[id(layer)] = _NearestResize(layer.size, layer.data_format)
         copies[id(layer)].name = f"{layer.name}{_MARK}{number}"
 
     def call(step: Call, *args: Any, **kwargs: Any) -> Any:
@@ -220,6 +222,19 @@ def _plain_model(graph: Graph, is_rounded: bool) -> keras.Model:
         elif copies[id(layer)].built:
             copies[id(layer)].set_weights(layer.get_weights())
     return model
+
+
+class _NearestResize(layers.Layer):
+    """UpSampling2D: Keras repeats rows and columns, in an operator that a microcontroller lacks."""
+
+    def __init__(self, size: tuple[int, int], data_format: str) -> None:
+        super().__init__()
+        self.size, self.data_format = size, data_format
+
+    def call(self, x: Any) -> Any:
+        lengths = x.shape[1:3] if self.data_format == "channels_last" else x.shape[2:]
+        larger = [length * times for length, times in zip(lengths, self.size, strict=True)]
+        return keras.ops.image.resize(x, larger, "nearest", data_format=self.data_format)
 
 
 def _named(graph: Graph, text: str) -> list[str]:

@@ -27,6 +27,7 @@ CONVERTIBLE = [
     zoo.concat,
     zoo.flatten,
     zoo.squeeze_excite,
+    zoo.autoencoder,
     zoo.nested,
     zoo.shared,
     zoo.two_inputs_outputs,

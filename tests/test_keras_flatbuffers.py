@@ -18,6 +18,7 @@ NETWORKS = [
     zoo.plain,
     zoo.concat,
     zoo.squeeze_excite,
+    zoo.autoencoder,
     zoo.two_inputs_outputs,
     networks.streaming_wake_word,
 ]

@@ -207,13 +207,27 @@ def test_refuses_open_dimensions():
         (lambda: layers.Activation("gelu", name="culprit"), "GELU", "int8"),
         (lambda: layers.Activation("exponential", name="culprit"), "EXP, which", "int8"),
         (lambda: layers.Activation("elu", name="culprit"), "ELU, which", "int8"),
-        (lambda: layers.UpSampling2D(name="culprit"), "TILE", "float"),
+        (lambda: layers.Activation("gelu", name="culprit"), "GELU", "float"),
     ],
     ids=["no kernel", "no integer kernel", "not quantised", "in float"],
 )
 def test_names_the_layer_that_became_an_operator_tflm_lacks(layer, operator, form):
     with pytest.raises(kprune.UnsupportedOpError, match=f"layer 'culprit' became {operator}"):
         kprune.to_tflite(small_model(layer()), X, form)
+
+
+@pytest.mark.parametrize("form", ["int8", "float"])
+def test_upsampling_becomes_an_operator_that_tflm_has(form):
+    model = small_model(layers.UpSampling2D((2, 3), name="larger"))
+
+    flatbuffer = kprune.to_tflite(model, X, form)
+
+    network = read(flatbuffer)
+    [resize] = [o for o in network.operators if o.name == "RESIZE_NEAREST_NEIGHBOR"]
+    assert network.tensors[resize.outputs[0]].name == "larger"
+    expected = model.predict(X, verbose=0)
+    error = np.abs(kprune.run_tflite(flatbuffer, X) - expected).max()
+    assert error <= (1e-5 if form == "float" else 0.05) * np.abs(expected).max()
 
 
 def test_names_layers_of_nested_models_and_of_merged_operators():
