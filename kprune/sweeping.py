@@ -40,12 +40,14 @@ def sweep(
     `slim.keras` and the figures as `point.json`, written together when the point is done. Points
     that have one are not trained again: a sweep that was stopped goes on, and one with more
     budgets trains the new ones only. To train a point anew, remove its folder. `sweep.png` shows
-    the points, with the room that the boards leave for a network and TensorFlow Lite Micro.
+    the points, the best that each cost buys, and the room that the boards leave for a network and
+    TensorFlow Lite Micro.
 
     Args:
         train: Called with a `PruneCallback`, trains a masked model with it from the start, and
-            returns the model and its figures: `(masked, {"accuracy": 0.91})`. The first figure
-            is drawn. Or the path of a Python file with a function `train` like that.
+            returns the model and its figures: `(masked, {"accuracy": 0.91})`. The first figure,
+            of which more is better, is drawn. Or the path of a Python file with a function `train`
+            like that.
         budgets: What may be kept, a point each.
         folder: Where the points and the picture go.
         jobs: How many points are trained at the same time, each in a process of its own.
@@ -189,6 +191,7 @@ def _read(folder: Path, budget: Budget) -> dict | None:
 
 def _plot(points: Sequence[Mapping], path: Path) -> None:
     import matplotlib.figure
+    import matplotlib.ticker
 
     kinds = [kind for kind in KINDS if kind != "params" and any(kind in p for p in points)]
     if not kinds:
@@ -197,11 +200,16 @@ def _plot(points: Sequence[Mapping], path: Path) -> None:
     figure = matplotlib.figure.Figure(figsize=(4.5 * len(kinds), 4), layout="constrained")
     for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         known = sorted((p[kind], p["metrics"][metric]) for p in points if kind in p)
-        axes.plot(*zip(*known, strict=True), "o-")
+        costs, figures = zip(*known, strict=True)
+        axes.plot(costs, figures, "o")
+        axes.step(costs, np.maximum.accumulate(figures), where="post", alpha=0.5)
         for limit, names in _board_limits(kind, known[0][0] / 4, known[-1][0] * 4).items():
             axes.axvline(limit, color="0.6", linestyle=":")
             axes.text(limit, axes.get_ylim()[0], f" {names}", rotation=90, va="bottom", size=7)
         axes.set(xscale="log", xlabel=KINDS[kind], ylabel=metric)
+        axes.xaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))
+        axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
         axes.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

@@ -1,11 +1,14 @@
 """What is printed for people is executed."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 from conftest import require
+
+from kprune.cli import main
 
 ROOT = Path(__file__).parent.parent
 
@@ -25,6 +28,16 @@ def test_the_quickstart_runs_and_meets_its_budget(tmp_path: Path) -> None:
     assert "the same bytes: True" in result.stdout
     assert accuracy and float(accuracy[1]) >= 0.95
     assert (tmp_path / "firmware" / "tflm" / "digits_model_data.cc").is_file()
+
+
+def test_the_example_of_a_sweep_trains_a_point(tmp_path: Path) -> None:
+    require("sklearn")
+    example = str(ROOT / "examples" / "sweep.py")
+
+    assert main(["sweep", example, "--macs", "0.1", "-o", str(tmp_path / "points")]) == 0
+
+    point = json.loads((tmp_path / "points" / "macs-0.1" / "point.json").read_text())
+    assert point["macs"] <= 75_596 and point["metrics"]["accuracy"] >= 0.9
 
 
 def test_the_readme_shows_the_quickstart() -> None:
