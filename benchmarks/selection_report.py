@@ -56,23 +56,37 @@ def summarize(task: str, method: str, kept: float, rows: list[dict]) -> dict:
         "deviation": round(float(np.std(accuracy, ddof=1)), 4) if len(accuracy) > 1 else None,
         "macs_kept": [min(r["macs_kept"] for r in rows), max(r["macs_kept"] for r in rows)],
         "params": round(float(np.mean([row["params"] for row in rows]))),
+        "cpu_seconds": round(float(np.median([row["cpu_seconds"] for row in rows])), 1),
     }
 
 
 def table(task: str, cells: list[dict]) -> str:
-    """Markdown: a line per method, a column per budget; mean ± deviation (seeds), in percent."""
+    """Markdown: a line per method, a column per budget; mean ± deviation (seeds), in percent.
+
+    The last column is the time of a training, over that of the whole network.
+    """
     mine = [cell for cell in cells if cell["task"] == task]
     budgets = sorted({cell["kept"] for cell in mine if cell["kept"] < 1}, reverse=True)
     whole = next((show(cell) for cell in mine if cell["method"] == "dense"), "")
     lines = [
-        f"| {TITLES[task]}: dense {whole} | " + " | ".join(f"{b:.0%}" for b in budgets) + " |",
-        "| --- |" + " ---: |" * len(budgets),
+        f"| {TITLES[task]}: dense {whole} | "
+        + " | ".join(f"{b:.0%}" for b in budgets)
+        + " | time |",
+        "| --- |" + " ---: |" * (len(budgets) + 1),
     ]
     for method, name in METHODS.items():
         found = {cell["kept"]: show(cell) for cell in mine if cell["method"] == method}
         if found and method != "dense":
-            lines.append(f"| {name} | " + " | ".join(found.get(b, "") for b in budgets) + " |")
+            shown = " | ".join(found.get(b, "") for b in budgets)
+            lines.append(f"| {name} | {shown} | {time_of(method, mine):.2f} |")
     return "\n".join(lines) + "\n"
+
+
+def time_of(method: str, cells: list[dict]) -> float:
+    """Processor seconds of a training, over those of the whole network's."""
+    [dense] = (cell["cpu_seconds"] for cell in cells if cell["method"] == "dense")
+    mine = [cell["cpu_seconds"] for cell in cells if cell["method"] == method]
+    return float(np.median(mine)) / dense
 
 
 def show(cell: dict) -> str:
