@@ -63,17 +63,21 @@ def measured(recipe: Recipe, model: keras.Model, board: str) -> dict:
     """What a trained network is, and whether the board runs it."""
     trained = recipe.result(model)
     flatbuffer = kprune.to_tflite(model, representative_data=recipe.train[0][:200])
-    row = {
+    return {
         "macs": trained.macs,
         "params": trained.params,
-        "file_bytes": len(flatbuffer),
-        "arena_bytes": measure_arena(flatbuffer).total,
         "widths": trained.widths,
         "accuracy_float": round(trained.accuracy, 4),
+        **figures(recipe, flatbuffer, board),
     }
+
+
+def figures(recipe: Recipe, flatbuffer: bytes, board: str) -> dict:
+    """Of an int8 network: bytes, accuracy, and what it takes on the board."""
+    sizes = {"file_bytes": len(flatbuffer), "arena_bytes": measure_arena(flatbuffer).total}
     with tempfile.TemporaryDirectory() as folder:
         kprune.write_files(kprune.to_c(flatbuffer, "net"), folder)
-        return row | accuracy(recipe, folder) | run(recipe, flatbuffer, folder, board)
+        return sizes | accuracy(recipe, folder) | run(recipe, flatbuffer, folder, board)
 
 
 def accuracy(recipe: Recipe, folder: str) -> dict:

@@ -27,6 +27,8 @@ def read_set(folder: Path, name: str) -> tuple[Samples, Samples]:
 def standardized(train: Samples, test: Samples) -> tuple[Samples, Samples]:
     """Every channel of the training samples has mean 0 and deviation 1."""
     (x, y), (x_test, y_test) = train, test
+    if x.ndim == 3:  # Signals: one wide.
+        x, x_test = x[:, :, np.newaxis], x_test[:, :, np.newaxis]
     mean, deviation = (f(x, axis=(0, *range(1, x.ndim - 1))) for f in (np.mean, np.std))
     x, x_test = ((part - mean) / deviation for part in (x, x_test))
     return (x.astype("float32"), y.astype("int32")), (

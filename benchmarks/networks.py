@@ -83,6 +83,15 @@ def streaming_wake_word() -> keras.Model:
     return keras.Model(inputs, layers.Dense(3, name="scores")(x), name="streaming_wake_word")
 
 
+def wrist_motion() -> keras.Model:
+    """Two seconds of a 3-axis accelerometer, 52 samples: convolutions along time, 4 activities."""
+    x = inputs = keras.Input((52, 1, 3), name="motion")
+    for i, filters in enumerate([24, 32, 48, 64]):
+        x = _conv(x, filters, (5, 1), strides=(2, 1) if i else 1, name=f"conv{i}")
+    x = layers.GlobalAveragePooling2D(name="mean")(x)
+    return keras.Model(inputs, layers.Dense(4, name="scores")(x), name="wrist_motion")
+
+
 def time_series() -> keras.Model:
     """Gestures from a 6-axis sensor: causal and separable 1-D convolutions, then a GRU."""
     x = inputs = keras.Input((128, 6), name="motion")
@@ -158,7 +167,7 @@ def resnet(depth: int, width: float = 1.0) -> keras.Model:
 
 
 def _conv(
-    x: keras.KerasTensor, filters: int, size: int | tuple, name: str, strides: int = 1
+    x: keras.KerasTensor, filters: int, size: int | tuple, name: str, strides: int | tuple = 1
 ) -> keras.KerasTensor:
     x = layers.Conv2D(filters, size, strides=strides, padding="same", name=name)(x)
     x = layers.BatchNormalization(name=f"{name}_bn")(x)
