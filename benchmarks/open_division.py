@@ -7,13 +7,14 @@ half as far: much of it no pruning touches), always from random weights with the
 last fifth of every class in the training set is held back; the smallest network whose mean int8
 accuracy there is within a point of the whole one's is the entry. Test samples choose nothing.
 Files, arenas, instructions, flash and RAM are measured as in `benchmarks.board`, on a simulated
-Cortex-M4F, every compared byte equal to TensorFlow Lite Micro's.
+Cortex-M4F, every compared byte equal to TensorFlow Lite Micro's. Each training adds a line to the
+file as soon as it ends, and what is in the file is not run again.
 """
 
 import argparse
 import copy
 import dataclasses
-import json
+import itertools
 import os
 from pathlib import Path
 
@@ -28,11 +29,12 @@ import kprune
 from benchmarks import networks
 from benchmarks.board import figures
 from benchmarks.datasets import draw, read_set
-from benchmarks.selection import one_thread
+from benchmarks.selection import add_row, is_done, one_thread, rows
 from benchmarks.training import TASKS, Recipe, Task
 
+ROWS = Path("benchmarks/results/open_division.jsonl")
 BOARD = "mps2-an386"
-SHARES = [0.5, 0.35, 0.25, 0.15]
+SHARES = [1.0, 0.85, 0.7, 0.5, 0.25]
 # What "as good" means, in accuracy.
 POINT = 0.01
 
@@ -53,35 +55,18 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="a folder with load.py")
     parser.add_argument("--tasks", nargs="+", default=list(ENTRIES), choices=ENTRIES)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--json", type=Path, default=Path("benchmarks/results/open_division.json"))
+    parser.add_argument("--rows", type=Path, default=ROWS)
     args = parser.parse_args()
     one_thread()
-    found = json.loads(args.json.read_text()) if args.json.exists() else []
     for task in args.tasks:
-        found = [row for row in found if row["task"] != task]
-        found += entries(task, Recipe(ENTRIES[task], args.data), args)
-        args.json.write_text(json.dumps(found, indent=1) + "\n")
-    Console(width=140).print(table(found))
-
-
-def entries(task: str, recipe: Recipe, args: argparse.Namespace) -> list[dict]:
-    """The whole network, then smaller ones until one is too bad or impossible."""
-    parts = recipe, *held_back(recipe, args.data)
-    rows: list[dict] = []
-    entry = {"share": None, "accuracy": 0.0}
-    for share in (1.0, *SHARES):
-        try:
-            found = [trained(*parts, share, seed) for seed in args.seeds]
-        except kprune.BudgetError as error:
-            rows.append({"share": share, "refused": str(error)})
-            break
-        rows += found
-        accuracy = float(np.mean([row["accuracy_held_back"] for row in found]))
-        if accuracy < entry["accuracy"] - POINT:
-            break
-        entry = {"share": share, "accuracy": accuracy if share == 1.0 else entry["accuracy"]}
-    common = {"task": task, "train": recipe.task.train, "epochs": recipe.task.epochs}
-    return [{**common, **row, "entry": row["share"] == entry["share"]} for row in rows]
+        recipe = Recipe(ENTRIES[task], args.data)
+        parts = recipe, *held_back(recipe, args.data)
+        for share, seed in itertools.product(SHARES, args.seeds):
+            key = {"task": task, "share": share, "seed": seed}
+            if not is_done(key, args.rows):
+                add_row(key | trained(*parts, share, seed), args.rows)
+                keras.backend.clear_session()
+    Console(width=140).print(table(rows(args.rows)))
 
 
 def held_back(recipe: Recipe, folder: Path) -> tuple[Recipe, Recipe]:
@@ -108,21 +93,21 @@ def trained(recipe: Recipe, fitting: Recipe, judging: Recipe, share: float, seed
     else:
         masked = kprune.add_masks(model)
         budget = kprune.Budget(flash_bytes=share, ram_bytes=(1 + share) / 2)
-        fitting.fit(masked, seed, callbacks=(kprune.PruneCallback(budget, verbose=0),))
+        try:
+            fitting.fit(masked, seed, callbacks=(kprune.PruneCallback(budget, verbose=0),))
+        except kprune.BudgetError as error:
+            return {"refused": str(error)}
         model = kprune.slim(masked)
     flatbuffer = kprune.to_tflite(model, representative_data=fitting.train[0][:200])
     x, y = judging.test
     classes = kprune.run_tflite(flatbuffer, x, "tflm").argmax(-1)
-    row = {
-        "share": share,
-        "seed": seed,
+    return {
+        "train": len(fitting.train[0]),
+        "epochs": recipe.task.epochs,
         "accuracy_held_back": round(float((classes == y).mean()), 4),
         **dataclasses.asdict(recipe.result(model)),
         **figures(recipe, flatbuffer, BOARD),
     }
-    print(json.dumps(row), flush=True)
-    keras.backend.clear_session()
-    return row
 
 
 COLUMNS = {
@@ -139,19 +124,31 @@ COLUMNS = {
 
 def table(found: list[dict]) -> Table:
     """A line per network and share: means over the seeds."""
-    shown = Table(title=f"within a point of the whole network, on a simulated {BOARD}")
+    shown = Table(title=f"shares of flash, on a simulated {BOARD}", caption="* the entry")
     for heading in ("network", "kept", *COLUMNS):
         shown.add_column(heading, justify="left" if heading == "network" else "right")
-    for task, share in dict.fromkeys((row["task"], row["share"]) for row in found):
-        rows = [row for row in found if (row["task"], row["share"]) == (task, share)]
-        kept = "refused" if "refused" in rows[0] else f"{share:.0%}" + "*" * rows[0]["entry"]
-        means = (
-            form.format(np.mean([row[key] for row in rows])) if key in rows[0] else ""
-            for key, form in COLUMNS.values()
-        )
-        shown.add_row(TITLES[task], kept, *means)
-    shown.caption = "* the entry"
+    for task in TITLES:
+        mine = {
+            share: [row for row in found if (row["task"], row["share"]) == (task, share)]
+            for share in SHARES
+        }
+        for share, same in mine.items():
+            if same and "refused" not in same[0]:
+                kept = f"{share:.0%}" + "*" * (share == entry(mine))
+                means = (f.format(np.mean([r[key] for r in same])) for key, f in COLUMNS.values())
+                shown.add_row(TITLES[task], kept, *means)
     return shown
+
+
+def entry(found: dict[float, list[dict]]) -> float:
+    """The smallest share that is within a point of the whole network, as are all above it."""
+    accuracy = {
+        share: np.mean([row["accuracy_held_back"] for row in same])
+        for share, same in found.items()
+        if same and "refused" not in same[0]
+    }
+    able = itertools.takewhile(lambda share: accuracy[share] >= accuracy[1.0] - POINT, accuracy)
+    return list(able)[-1]
 
 
 if __name__ == "__main__":
