@@ -26,8 +26,10 @@ def test_a_removed_channel_leaves_no_trace_however_large_its_beta() -> None:
 
     small = slim(masked)
 
-    np.testing.assert_allclose(small(x), masked(x), rtol=1e-5)
-    assert np.abs(keras.ops.convert_to_numpy(masked(x) - model(x))).max() > 1
+    expected = keras.ops.convert_to_numpy(masked(x))
+    # Scores of thousands cancel in some, so what counts is the largest.
+    np.testing.assert_allclose(small(x), expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+    assert np.abs(expected - keras.ops.convert_to_numpy(model(x))).max() > 1
     assert small.get_layer("residual1").filters == 1
 
 
