@@ -11,6 +11,7 @@ from pathlib import Path
 import flatbuffer_zoo
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from conftest import require
 
 from kprune.boards import BOARDS
@@ -397,6 +398,17 @@ def test_a_board_that_the_tflm_library_does_not_know_is_refused(flatbuffer):
 def test_the_generated_c_is_no_input_for_tensorflow_lite_micro():
     with pytest.raises(ValueError, match=r"runtime='tflm' needs the flatbuffer"):
         firmware(MODEL, "nano33ble", "tiny", "tflm")
+
+
+@pytest.mark.parametrize("runtime", ["c", "tflm"])
+def test_a_network_of_float_values_is_refused_by_the_name_of_the_tensor(runtime):
+    net = flatbuffer_zoo.Builder()
+    x = net.tensor((1, 4), None, dtype=schema.TensorType.FLOAT32)
+    net.graph.inputs.append(x)
+    y = net.quantize(x, 0.1, 0)
+
+    with pytest.raises(ValueError, match=r"int8 values, but 'tensor_0' is float32"):
+        firmware(net.build(y), "nano33ble", "net", runtime)
 
 
 def test_an_unknown_runtime_is_refused(flatbuffer):
