@@ -183,10 +183,10 @@ def _amount(text: str) -> float | int | str:
     _sweep_arguments,
 )
 def _sweep(args: argparse.Namespace) -> dict:
+    _keras()  # First: the name kprune.Budget loads Keras, and not quietly.
     budgets = [
         kprune.Budget(**{field: value}) for field in _BUDGETS for value in getattr(args, field)
     ]
-    _keras()
     points = kprune.sweep(args.train, budgets, args.output, args.jobs)
     for point in points:
         say(args, f"{point['name']}: {point.get('error') or _figures(point)}")
