@@ -29,7 +29,7 @@ import kprune
 from benchmarks import networks
 from benchmarks.datasets import Augmented, Samples, draw, read_set, standardized
 from benchmarks.selection import add_row, is_done
-from benchmarks.training import Trained, cost_of, cross_entropy, narrowed, widths_of
+from benchmarks.training import Trained, cost_of, cross_entropy, narrowed, result
 
 MOMENTUM = 0.9
 # Keras takes it off the weights, not through the momentum: this is the usual 5e-4 of PyTorch.
@@ -80,13 +80,7 @@ class Bench:
             jit_compile=keras.backend.backend() == "jax",
         )
         model.fit(batches, epochs=setting.epochs, callbacks=list(callbacks), verbose=2)
-        small = kprune.slim(model) if callbacks else model
-        cost = cost_of(small)
-        return Trained(self.accuracy(small), cost["macs"], cost["params"], widths_of(small))
-
-    def accuracy(self, model: keras.Model) -> float:
-        x, y = self.test
-        return float((model.predict(x, batch_size=250, verbose=0).argmax(-1) == y).mean())
+        return result(kprune.slim(model) if callbacks else model, self.test)
 
 
 def dense(bench: Bench, budget: kprune.Budget, seed: int) -> Trained:

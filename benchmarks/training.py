@@ -15,7 +15,7 @@ import numpy as np
 
 import kprune
 from benchmarks import networks
-from benchmarks.datasets import Augmented, draw, read_set
+from benchmarks.datasets import Augmented, Samples, draw, read_set
 from kprune.channels import Trace, trace
 from kprune.cost import Cost
 from kprune.masking import write_gates
@@ -86,10 +86,7 @@ class Recipe:
 
     def result(self, model: keras.Model) -> Trained:
         """Of a plain model: slim a masked one first."""
-        x, y = self.test
-        accuracy = float((model.predict(x, batch_size=250, verbose=0).argmax(-1) == y).mean())
-        cost = cost_of(model)
-        return Trained(accuracy, cost["macs"], cost["params"], widths_of(model))
+        return result(model, self.test)
 
 
 def cross_entropy() -> keras.losses.Loss:
@@ -103,6 +100,13 @@ def cost_of(model: keras.Model) -> dict[str, int]:
 
 def widths_of(model: keras.Model) -> list[int]:
     return [len(group.channels) for group in trace(model).groups]
+
+
+def result(model: keras.Model, test: Samples) -> Trained:
+    x, y = test
+    accuracy = float((model.predict(x, batch_size=250, verbose=0).argmax(-1) == y).mean())
+    cost = cost_of(model)
+    return Trained(accuracy, cost["macs"], cost["params"], widths_of(model))
 
 
 def dense(recipe: Recipe, kept: float, seed: int) -> Trained:
