@@ -20,6 +20,7 @@ import kprune
 from benchmarks.keras_networks import networks
 from kprune import tflm
 from kprune.boards import BOARDS
+from kprune.network import listed
 from tests import zoo
 
 SAMPLES = 3
@@ -50,9 +51,7 @@ def count_others(results: list[str]) -> str:
 
 def on_boards(model: keras.Model, boards: list[str]) -> dict[str, str]:
     """What became of it on each board: "equal", or why it was not run."""
-    rng = np.random.default_rng(0)
-    shapes = [tensor.shape[1:] for tensor in keras.tree.flatten(model.inputs)]
-    data = [rng.normal(size=(32, *shape)).astype("float32") for shape in shapes]
+    data = keras.tree.flatten(zoo.random_inputs(model, batch=32))
     try:
         flatbuffer = kprune.to_tflite(model, data)
         code = kprune.to_c(flatbuffer, "net")
@@ -69,14 +68,10 @@ def on_board(folder: str, inputs: Any, expected: Any, board: str) -> str:
         outputs = kprune.simulate(folder, inputs, board).outputs
     except kprune.DoesNotFitError:
         return "too large"
-    for given, right in zip(several(outputs), several(expected), strict=True):
+    for given, right in zip(listed(outputs), listed(expected), strict=True):
         if not np.array_equal(given, right.reshape(SAMPLES, -1)):
             raise SystemExit(f"{board} differs from TensorFlow Lite Micro.")
     return "equal"
-
-
-def several(arrays: Any) -> list:
-    return arrays if isinstance(arrays, list) else [arrays]
 
 
 if __name__ == "__main__":

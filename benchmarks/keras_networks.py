@@ -26,6 +26,7 @@ from kprune import arena, tflm
 from kprune.c.resolver import op_resolver
 from kprune.flatbuffer import read
 from kprune.graph import read_graph
+from kprune.network import listed
 from kprune.tflite import convert
 from tests import zoo
 
@@ -56,9 +57,7 @@ def networks() -> dict[str, Callable[[], keras.Model]]:
 
 def row(model: keras.Model) -> dict:
     zoo.perturb(model)
-    rng = np.random.default_rng(0)
-    shapes = [tensor.shape[1:] for tensor in keras.tree.flatten(model.inputs)]
-    data = [rng.normal(size=(32, *shape)).astype("float32") for shape in shapes]
+    data = keras.tree.flatten(zoo.random_inputs(model, batch=32))
     try:
         kprune.to_tflite(model, data)
     except ValueError as error:
@@ -98,8 +97,7 @@ def compare(content: bytes, small: bytes) -> dict:
 def values(content: bytes, inputs: list[np.ndarray], interpreter: str) -> np.ndarray:
     """All outputs, end to end."""
     found = kprune.run_tflite(content, inputs, interpreter)
-    found = found if isinstance(found, list) else [found]
-    return np.concatenate([output.ravel().astype(int) for output in found])
+    return np.concatenate([output.ravel().astype(int) for output in listed(found)])
 
 
 def operators(content: bytes) -> list[str]:

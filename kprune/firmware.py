@@ -20,6 +20,7 @@ from kprune.c.array import to_c_array
 from kprune.c.network import to_c
 from kprune.errors import ToolNotFoundError
 from kprune.flatbuffer import read
+from kprune.network import listed
 from kprune.simulation import simulate
 
 # Where each Arduino core comes from, pinned, so that the sketch builds the same next year.
@@ -145,7 +146,7 @@ def golden_source(model: Mapping[str, str], count: int, seed: int = 2463534242) 
         seeds = [(seed + i * 0x9E3779B9) % (1 << 32) or 1 for i in range(count)]
         rows = np.stack([random_input(s, network.input_size) for s in seeds])
         outputs = simulate(folder, split(rows, network.inputs)).outputs
-    return _golden_text(seeds, np.hstack(outputs) if isinstance(outputs, list) else outputs)
+    return _golden_text(seeds, np.hstack(listed(outputs)))
 
 
 def random_input(seed: int, size: int) -> NDArray[np.int8]:

@@ -18,7 +18,7 @@ from kprune.arena import room_bytes
 from kprune.child import run_in_child
 from kprune.errors import ToolNotFoundError
 from kprune.flatbuffer import Network, Tensor, read
-from kprune.network import to_real, to_steps
+from kprune.network import check_counts, listed, to_real, to_steps, unlisted
 
 
 def run_tflite(flatbuffer: bytes, x: Any, interpreter: str = "litert") -> Any:
@@ -54,7 +54,7 @@ def run_tflite(flatbuffer: bytes, x: Any, interpreter: str = "litert") -> Any:
     network = read(flatbuffer)
     sources = [_source(network.tensors[i]) for i in network.inputs]
     targets = [network.tensors[i] for i in network.outputs]
-    given = [np.asarray(array) for array in (x if isinstance(x, list | tuple) else [x])]
+    given = [np.asarray(array) for array in listed(x)]
     _check_given(given, sources)
     is_real = all(np.issubdtype(array.dtype, np.floating) for array in given)
     values = [_in_type(array, source) for array, source in zip(given, sources, strict=True)]
@@ -63,7 +63,7 @@ def run_tflite(flatbuffer: bytes, x: Any, interpreter: str = "litert") -> Any:
         outputs = _run(flatbuffer, network, values, interpreter)
     if is_real:
         outputs = [dequantize(q, target) for q, target in zip(outputs, targets, strict=True)]
-    return outputs if len(outputs) > 1 else outputs[0]
+    return unlisted(outputs)
 
 
 def _run(
@@ -126,9 +126,7 @@ def _check_given(given: list[np.ndarray], sources: list[Tensor]) -> None:
                 f"x must have the shape (samples, {', '.join(map(str, source.shape[1:]))}) of the "
                 f"network's input, got {x.shape}."
             )
-    if len({len(x) for x in given}) > 1:
-        counts = ", ".join(str(len(x)) for x in given)
-        raise ValueError(f"x must have equally many samples for each input, got {counts}.")
+    check_counts(given)
 
 
 def _in_type(x: np.ndarray, source: Tensor) -> np.ndarray:

@@ -107,6 +107,33 @@ class Network:
     subgraphs: tuple["Network", ...] = ()
 
 
+def listed(arrays: Any) -> list:
+    """What a network takes or gives: one array, or a list of one for each input or output → a list.
+
+    Example:
+        >>> listed(7), listed([7, 8])
+        ([7], [7, 8])
+    """
+    return list(arrays) if isinstance(arrays, list | tuple) else [arrays]
+
+
+def unlisted(arrays: list) -> Any:
+    """The opposite: of a single input or output, the array itself.
+
+    Example:
+        >>> unlisted([7]), unlisted([7, 8])
+        (7, [7, 8])
+    """
+    return arrays if len(arrays) > 1 else arrays[0]
+
+
+def check_counts(given: Sequence[np.ndarray]) -> None:
+    """Raises ValueError unless all inputs have equally many samples."""
+    if len({len(x) for x in given}) > 1:
+        counts = ", ".join(str(len(x)) for x in given)
+        raise ValueError(f"x must have equally many samples for each input, got {counts}.")
+
+
 def to_steps(
     x: np.ndarray, scale: float | np.floating, zero_point: int, dtype: DTypeLike = np.int8
 ) -> np.ndarray:

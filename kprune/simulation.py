@@ -14,7 +14,7 @@ from kprune.boards import Board
 from kprune.boards import board as find_board
 from kprune.building import NetworkFiles, Part, build, part_sizes, read_network, split
 from kprune.conversation import run_host
-from kprune.network import to_real, to_steps
+from kprune.network import check_counts, to_real, to_steps, unlisted
 from kprune.qemu import run_qemu
 from kprune.renode import run_renode
 
@@ -114,8 +114,8 @@ def simulate(
     return Simulation(
         board=board,
         simulator=chosen,
-        outputs=outputs if len(outputs) > 1 else outputs[0],
-        scores=scores if len(scores) > 1 else scores[0],
+        outputs=unlisted(outputs),
+        scores=unlisted(scores),
         instructions=counts.instructions,
         layers=counts.layers,
         stack_bytes=counts.stack_bytes,
@@ -164,9 +164,7 @@ def input_rows(x: Any, network: NetworkFiles) -> NDArray[np.int8]:
         _rows(np.asarray(values), part, f"x[{place}]" if several else "x", network.name)
         for place, (values, part) in enumerate(zip(given, network.inputs, strict=True))
     ]
-    if len({len(values) for values in rows}) > 1:
-        counts = ", ".join(str(len(values)) for values in rows)
-        raise ValueError(f"x must have equally many samples for each input, got {counts}.")
+    check_counts(rows)
     return np.hstack(rows)
 
 

@@ -22,6 +22,7 @@ from kprune.channels import trace
 from kprune.cost import KINDS, MEMORY
 from kprune.errors import ToolNotFoundError
 from kprune.feasibility import assess_memory
+from kprune.network import unlisted
 from kprune.quiet import quiet
 from kprune.slimming import slim
 from kprune.tflite import to_tflite
@@ -170,7 +171,7 @@ def _costs(model: keras.Model) -> dict[str, int]:
         rng = np.random.default_rng(0)
         shapes = [(_SAMPLES, *source.shape[1:]) for source in model.inputs]
         noise = [rng.normal(size=shape).astype("float32") for shape in shapes]
-        cost["file_bytes"] = len(to_tflite(model, noise if len(noise) > 1 else noise[0]))
+        cost["file_bytes"] = len(to_tflite(model, unlisted(noise)))
     return cost
 
 

@@ -14,6 +14,7 @@ from kprune.arena import Arena
 from kprune.errors import ToolNotFoundError, UnsupportedOpError
 from kprune.flatbuffer import Tensor
 from kprune.interpreters import quantize, run_tflite
+from kprune.network import listed, unlisted
 
 _TIMEOUT_S = 120
 
@@ -85,7 +86,7 @@ def golden_vectors(flatbuffer: bytes, count: int, x: Any = None) -> tuple[Any, A
     if x is None:
         rng = np.random.default_rng(0)
         x = [_random_values(source, max(count, 0), rng) for source in sources]
-    given = [np.asarray(values) for values in (x if isinstance(x, list | tuple) else [x])]
+    given = [np.asarray(values) for values in listed(x)]
     for values in given:
         if not 1 <= count <= len(values):
             raise ValueError(f"count must be between 1 and the {len(values)} samples, got {count}.")
@@ -94,7 +95,7 @@ def golden_vectors(flatbuffer: bytes, count: int, x: Any = None) -> tuple[Any, A
         pairs = zip(inputs, sources, strict=True)
         inputs = [quantize(x, s) if x.dtype.kind == "f" else x for x, s in pairs]
     outputs = run_tflite(flatbuffer, inputs, "tflm")
-    return inputs if len(inputs) > 1 else inputs[0], outputs
+    return unlisted(inputs), outputs
 
 
 def _random_values(source: Tensor, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -11,6 +11,7 @@ from benchmarks import networks
 from kprune import arena, flatbuffer, tflm
 from kprune.c.resolver import op_resolver, operator_names
 from kprune.graph import read_graph
+from kprune.network import listed
 from kprune.report import profile
 from kprune.tflite import convert
 
@@ -33,9 +34,7 @@ def model(request) -> keras.Model:
 
 @pytest.fixture(scope="module")
 def content(model) -> bytes:
-    shapes = [tensor.shape[1:] for tensor in keras.tree.flatten(model.inputs)]
-    random = np.random.default_rng(0)
-    data = [random.normal(size=(16, *shape)).astype("float32") for shape in shapes]
+    data = keras.tree.flatten(zoo.random_inputs(model, batch=16))
     return convert(read_graph(model), data, "int8")
 
 
@@ -83,13 +82,9 @@ def test_the_c_code_gives_the_bytes_of_tensorflow_lite_micro(board, content, tmp
 
     outputs = kprune.simulate(tmp_path, inputs, board).outputs
 
-    assert_equal(outputs, [y.reshape(3, -1) for y in several(expected)])
+    assert_equal(outputs, [y.reshape(3, -1) for y in listed(expected)])
 
 
 def assert_equal(given, expected) -> None:
-    for one, other in zip(several(given), several(expected), strict=True):
+    for one, other in zip(listed(given), listed(expected), strict=True):
         np.testing.assert_array_equal(one, other)
-
-
-def several(arrays) -> list:
-    return arrays if isinstance(arrays, list) else [arrays]

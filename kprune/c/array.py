@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from kprune import arena as _arena
 from kprune import flatbuffer as _flatbuffer
 from kprune.arena import Arena
-from kprune.c.names import check_name
+from kprune.c.names import check_name, numbered
 from kprune.c.resolver import op_resolver
 from kprune.c.testdata import Arrays, c_test_data
 from kprune.c.text import c_float, c_linkage, c_string, guarded
@@ -211,12 +211,8 @@ def _arena_macros(name: str, network: Network, arena: Arena | None) -> list[str]
 
 
 def _tensor_macros(prefix: str, network: Network, indices: Sequence[int]) -> list[str]:
-    lines = []
-    for place, index in enumerate(indices):
-        # Most networks have one input and one output, which then need no number.
-        this = prefix if len(indices) == 1 else f"{prefix}_{place}"
-        lines += _macros(this, network.tensors[index])
-    return lines
+    names = zip(numbered(prefix, len(indices)), indices, strict=True)
+    return [line for name, index in names for line in _macros(name, network.tensors[index])]
 
 
 def _macros(prefix: str, tensor: Tensor) -> list[str]:

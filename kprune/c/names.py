@@ -24,6 +24,16 @@ threads time uchar wchar wctype
 """
 
 
+def numbered(word: str, count: int) -> list[str]:
+    """What each of several inputs or outputs is called: most networks have one, without a number.
+
+    Example:
+        >>> numbered("input", 1), numbered("input", 2)
+        (['input'], ['input_0', 'input_1'])
+    """
+    return [word] if count == 1 else [f"{word}_{place}" for place in range(count)]
+
+
 def check_name(name: str) -> str:
     """Refuse a name that cannot begin the symbols, macros and file names of generated C.
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from kprune import flatbuffer as flatbuffers
 from kprune.c.arena import Plan, plan
-from kprune.c.names import check_name
+from kprune.c.names import check_name, numbered
 from kprune.c.program import Layer, Program, lower
 from kprune.c.step import Argument, Array, Constant, Place, Record, Scratch
 from kprune.c.tables import float_text
@@ -127,9 +127,7 @@ def _ends(program: Program) -> list[_End]:
 
 
 def _named(word: str, tensors: Sequence[Tensor]) -> list[_End]:
-    if len(tensors) == 1:
-        return [_End(word, tensors[0])]
-    return [_End(f"{word}_{place}", tensor) for place, tensor in enumerate(tensors)]
+    return list(map(_End, numbered(word, len(tensors)), tensors))
 
 
 def _size_macro(prefix: str, tensor: Tensor) -> str:

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from kprune.c.names import numbered
 from kprune.c.text import c_float, c_linkage, guarded
 from kprune.flatbuffer import Network, Tensor
+from kprune.network import listed
 
 # One array, or one for each of several inputs or outputs.
 Arrays = np.ndarray | Sequence[np.ndarray]
@@ -61,7 +63,7 @@ def _arrays(
     prefix: str, network: Network, indices: Sequence[int], given: Arrays, label: str
 ) -> dict[str, np.ndarray]:
     """Values by the declaration that holds them; numbered where there are several."""
-    values = given if isinstance(given, list | tuple) else [given]
+    values = listed(given)
     if len(values) != len(indices):
         raise ValueError(
             f"the {label} of test_data are {len(values)} arrays, expected one for each of the "
@@ -70,10 +72,10 @@ def _arrays(
     tensors = [network.tensors[i] for i in indices]
     for tensor, array in zip(tensors, values, strict=True):
         _check_array(tensor, array, label)
-    numbers = [""] if len(indices) == 1 else [f"_{place}" for place in range(len(indices))]
+    names = numbered(prefix, len(indices))
     return {
-        f"const {_C_TYPES[tensor.dtype.name]} {prefix}{number}[{len(array)}][{tensor.size}]": array
-        for tensor, array, number in zip(tensors, values, numbers, strict=True)
+        f"const {_C_TYPES[tensor.dtype.name]} {name}[{len(array)}][{tensor.size}]": array
+        for tensor, array, name in zip(tensors, values, names, strict=True)
     }
 
 

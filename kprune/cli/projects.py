@@ -84,9 +84,10 @@ def _simulate_arguments(parser: argparse.ArgumentParser) -> None:
     _simulate_arguments,
 )
 def _simulate(args: argparse.Namespace) -> dict:
+    from kprune.network import listed, unlisted
+
     x = load_arrays(args.data)
     run = kprune.simulate(args.folder, x, args.board, args.simulator, args.timeout)
-    several = isinstance(run.scores, list)
     if args.output:
         save_arrays(args.output, run.scores)
     figures = {
@@ -102,7 +103,7 @@ def _simulate(args: argparse.Namespace) -> dict:
         say(args, f"  {layer:30}{count:>12,} instructions")
     parts = {"flash": run.flash, "ram": run.ram, "layers": run.layers}
     return {"board": run.board, "simulator": run.simulator, **figures, **parts} | {
-        "scores": [s.tolist() for s in run.scores] if several else run.scores.tolist()
+        "scores": unlisted([scores.tolist() for scores in listed(run.scores)])
     }
 
 
