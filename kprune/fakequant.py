@@ -4,10 +4,13 @@ In the forward pass a value becomes what int8 can hold of it; in the backward pa
 not there. So the loss is that of the quantised network, and its weights can be trained.
 """
 
+import math
 from collections.abc import Sequence
 
 import keras
 from keras import ops
+
+from kprune.rescaling import WIDE
 
 # How much of the old range one training step keeps.
 MOMENTUM = 0.95
@@ -68,8 +71,19 @@ class FakeQuant(keras.layers.Layer):
             autocast=False,
         )
 
-    def call(self, inputs: object, training: bool = False, is_average: bool = False) -> object:
-        """Round `inputs`; if they are averages of what was rounded here, without following them."""
+    def call(
+        self,
+        inputs: object,
+        training: bool = False,
+        is_average: bool = False,
+        is_step: bool = False,
+    ) -> object:
+        """Round `inputs`; if they are averages of what was rounded here, without following them.
+
+        With `is_step`, give the size of a step instead, of shape `()`.
+        """
+        if is_step:
+            return self._step()
         if is_average:
             inputs = self._off_ties(inputs)
         elif training and self.limits is None:
@@ -78,6 +92,11 @@ class FakeQuant(keras.layers.Layer):
             self._follow(self.high, ops.maximum(ops.max(x), _LEAST_RANGE))
         # On TensorFlow this is the operation in which the converter finds the range.
         return keras.quantizers.fake_quant_with_min_max_vars(inputs, self.low, self.high)
+
+    def _step(self) -> object:
+        # Divided in double precision, as in the converter.
+        width = ops.cast(self.high, WIDE) - ops.cast(self.low, WIDE)
+        return ops.cast(width / 255.0, "float32")
 
     def _off_ties(self, x: object) -> object:
         # Every fourth mean of four is a tie; the device rounds it away from the integer 0.
@@ -88,8 +107,10 @@ class FakeQuant(keras.layers.Layer):
     def _follow(self, bound: keras.Variable, seen: object) -> None:
         bound.assign(MOMENTUM * bound + (1.0 - MOMENTUM) * seen)  # type: ignore[operator]
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        return input_shape
+    def compute_output_spec(
+        self, inputs: keras.KerasTensor, is_step: bool = False, **kwargs: object
+    ) -> keras.KerasTensor:
+        return keras.KerasTensor(() if is_step else inputs.shape, inputs.dtype)
 
     def get_config(self) -> dict:
         return {**super().get_config(), "limits": self.limits}
@@ -126,7 +147,10 @@ class FakeQuantWeights(keras.layers.Wrapper):
         self.weight = weight
         self.axes = tuple(axes)
 
-    def call(self, inputs: object) -> object:
+    def call(self, inputs: object, is_scale: bool = False) -> object:
+        """Run the layer; with `is_scale`, give the scales of its weights, `(channels,)`."""
+        if is_scale:
+            return self._scales()
         layer = self.layer
         outputs, _ = layer.stateless_call(
             [self._used(v) for v in layer.trainable_variables],
@@ -140,14 +164,21 @@ class FakeQuantWeights(keras.layers.Wrapper):
         return self._round(value) if variable.name == self.weight else value
 
     def _round(self, w: object) -> object:
-        rank = len(w.shape)  # type: ignore[attr-defined]
-        channels = {axis % rank for axis in self.axes}
-        within = tuple(a for a in range(rank) if a not in channels)
-        greatest = ops.max(ops.abs(w), axis=within, keepdims=True)
-        scale = ops.stop_gradient(ops.maximum(greatest, _LEAST_RANGE) / _STEPS)
+        scale = ops.stop_gradient(ops.maximum(self._greatest(w), _LEAST_RANGE) / _STEPS)
         rounded = ops.round(w / scale) * scale
         # Value: the rounded weight. Gradient: that of the weight, as if it were not rounded.
         return w + ops.stop_gradient(rounded - w)
+
+    def _greatest(self, w: object) -> object:
+        rank = len(w.shape)  # type: ignore[attr-defined]
+        channels = {axis % rank for axis in self.axes}
+        within = tuple(a for a in range(rank) if a not in channels)
+        return ops.max(ops.abs(w), axis=within, keepdims=True)
+
+    def _scales(self) -> object:
+        # As the converter finds them, of weights that are rounded already.
+        greatest = self._greatest(self._round(ops.convert_to_tensor(self._variable)))
+        return ops.reshape(ops.cast(ops.cast(greatest, WIDE) / _STEPS, "float32"), (-1,))
 
     def rounded(self) -> object:
         """The value of the rounded weight, as an array."""
@@ -164,8 +195,14 @@ class FakeQuantWeights(keras.layers.Wrapper):
             for v in self.layer.weights
         ]
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        return self.layer.compute_output_shape(input_shape)
+    def compute_output_spec(
+        self, inputs: keras.KerasTensor, is_scale: bool = False
+    ) -> keras.KerasTensor:
+        if not is_scale:
+            return self.layer.compute_output_spec(inputs)
+        weight = self._variable
+        channels = math.prod(weight.shape[axis] for axis in self.axes)
+        return keras.KerasTensor((channels,), "float32")
 
     def get_config(self) -> dict:
         return {**super().get_config(), "weight": self.weight, "axes": self.axes}

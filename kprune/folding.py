@@ -121,7 +121,7 @@ class _Rewriting:
     def weights(self, layer: keras.layers.Layer) -> list[np.ndarray]:
         return layer.get_weights()
 
-    def call(self, step: Call, *args: Any, **kwargs: Any) -> Any:
+    def call(self, step: Call, /, *args: Any, **kwargs: Any) -> Any:
         return self.copies[id(step.operation)](*args, **kwargs)
 
     def part(self, layer: keras.Operation, suffix: str, x: Any, make: Callable[[str], Any]) -> Any:
@@ -138,7 +138,7 @@ class _Parting(_Rewriting):
     def changes(self, layer: keras.layers.Layer) -> dict[str, object]:
         return {"activation": "linear"} if _has_own_activation(layer) else {}
 
-    def call(self, step: Call, *args: Any, **kwargs: Any) -> Any:
+    def call(self, step: Call, /, *args: Any, **kwargs: Any) -> Any:
         layer = step.operation
         if is_bare(step):
             return self.bare(layer, [t for t in tree.flatten((args, kwargs)) if _is_tensor(t)])
@@ -241,7 +241,7 @@ class _Folding(_Rewriting):
             kernel = kernel * norm.scale.reshape(over)
         return [kernel, bias]
 
-    def call(self, step: Call, *args: Any, **kwargs: Any) -> Any:
+    def call(self, step: Call, /, *args: Any, **kwargs: Any) -> Any:
         if id(step) in self.absorbed:
             return args[0]
         if type(step.operation) in _SCALES:

@@ -112,7 +112,7 @@ def copy_model(graph: Graph, batch_size: int | None = None) -> keras.Model:
     """The model once more, with weights of its own; nested models are flattened."""
     copies = copy_layers(graph)
 
-    def call(step: Call, *args: object, **kwargs: object) -> object:
+    def call(step: Call, /, *args: object, **kwargs: object) -> object:
         return copies[id(step.operation)](*args, **kwargs)
 
     model = rebuild(graph, call, batch_size)

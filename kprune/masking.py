@@ -87,7 +87,7 @@ def add_masks(
             behind[source] = masks[source](tensor)
         return behind[source]
 
-    def call(step: Call, *args: object, **kwargs: object) -> object:
+    def call(step: Call, /, *args: object, **kwargs: object) -> object:
         # Only what mixes reads behind the mask: a score then tells what is lost at this very
         # place, and a group adds up its places without counting a residual path twice.
         if id(step) in readers and (source := id(step.inputs[0])) in masks:

@@ -5,8 +5,8 @@ rounded network win it back. `kprune.folding` brings the model into the shape of
 here every kernel, and every activation that is stored on the device, is rounded.
 """
 
+import math
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
 from typing import Any
 
 import keras
@@ -19,6 +19,7 @@ from kprune.fakequant import FakeQuant, FakeQuantWeights
 from kprune.folding import FUSED, OUTPUT_AXES, PARTED, fold, is_bare, readers
 from kprune.graph import Call, Graph, read_graph, rebuild, unique
 from kprune.layers import ChannelMask
+from kprune.rescaling import Rescale, RescaleSum
 from kprune.tfmot import TfmotModel
 
 # Layers whose outputs are values of their inputs (or zeros), in the scale of the input.
@@ -79,7 +80,14 @@ _LIMITS = {
 # Layers that a ReLU behind them becomes part of.
 _FUSING = {*OUTPUT_AXES, layers.Add, layers.Subtract, layers.Multiply}
 
+# The weight that is rounded, and its axes that run over the output channels.
+_WEIGHTS: dict[type, tuple[str, tuple[int, ...]]] = {
+    **{kind: ("kernel", axes) for kind, axes in OUTPUT_AXES.items()},
+    layers.PReLU: ("alpha", ()),
+}
+
 _BATCH = 32
+_LEAKY = 0.2  # Keras's slope where `leaky_relu` is given by its name.
 
 
 def quantize_aware(model: keras.Model, representative_data: object, method: str = "native") -> Any:
@@ -93,8 +101,12 @@ def quantize_aware(model: keras.Model, representative_data: object, method: str 
     Weights are rounded with one scale per output channel. Activations are rounded within ranges
     that start from the representative data and follow the batches.
 
-    The int8 network gives the classes of the trained model, but where two scores are so close (a
-    few steps of the output) that the device's second rounding of sums decides, which is left out.
+    Outside of training (`predict`, `evaluate`, validation) the model computes what TensorFlow Lite
+    Micro will, byte for byte, two roundings of every sum included; while training it rounds once.
+    Values may still lie a step apart where the device reads them from tables (sigmoid, tanh,
+    softmax), behind a sum of more than two tensors, an average of tensors, or a bounded ReLU that
+    stands alone, and on JAX, whose single precision leaves out a few bits of the factors. A softmax
+    or sigmoid at the end is not rounded.
 
     Args:
         model: A trained Sequential or functional model without masks, from `slim`. It is not
@@ -125,7 +137,7 @@ def quantize_aware(model: keras.Model, representative_data: object, method: str 
         >>> x = np.random.default_rng(0).normal(size=(64, 8, 8, 1)).astype("float32")
         >>> aware = quantize_aware(model, x)
         >>> [layer.name for layer in aware.layers[1:]]
-        ['image_rounded', 'conv', 'relu', 'relu_rounded']
+        ['image_rounded', 'conv', 'relu', 'relu_rounded', 'relu_rescaled']
 
     Source:
         Jacob et al., Quantization and Training of Neural Networks for Efficient
@@ -151,54 +163,153 @@ def _native(graph: Graph, samples: list[np.ndarray]) -> keras.Model:
     _check_layers(graph)
     folded = read_graph(fold(graph))
     places = _places(folded)
-    rounding: dict[int, Any] = {
-        key: FakeQuant(limits, name=name) for key, (name, limits) in places.items()
-    }
-    # Averages are rounded in the range of their input, which they do not move.
-    averages: dict[int, Any] = {
-        key: partial(rounding[source], is_average=True)
-        for key, source in _averages(folded, places).items()
-    }
-    weighted = {id(layer): _with_fake_quant(layer) for layer in folded.layers}
-    model = _insert(folded, weighted, rounding | averages)
+    rounding = {key: FakeQuant(limits, name=name) for key, (name, limits) in places.items()}
+    model = _Rounding(folded, rounding).model()
     for key, bounds in _ranges(folded, list(rounding), samples).items():
         if rounding[key].limits is None:
             rounding[key].set_weights([np.float32(bound) for bound in bounds])
     return model
 
 
-def _insert(
-    graph: Graph,
-    weighted: Mapping[int, keras.layers.Layer],
-    rounding: Mapping[int, Callable[[Any], Any]],
-) -> keras.Model:
-    """Rebuild the graph with other layers, and with one more behind some tensors.
+class _Rounding:
+    """Rebuilds a folded graph in which kernels and stored activations are rounded.
 
     Args:
-        graph: A model.
-        weighted: `id(layer)` -> the layer in its place.
-        rounding: `id(tensor)` -> the layer behind it, or how it is called.
+        graph: From `fold`.
+        rounding: `id(tensor)` -> the layer behind it.
     """
-    inputs = {id(t) for t in tree.flatten(graph.inputs)}
-    rounded: dict[int, Any] = {}
 
-    def call(step: Call, *args: Any, **kwargs: Any) -> Any:
-        # No call makes the inputs of the model: each is rounded where it is first read.
+    def __init__(self, graph: Graph, rounding: Mapping[int, FakeQuant]) -> None:
+        self.graph, self.rounding = graph, rounding
+        self.reading = readers(graph)
+        self.makers = {id(call.outputs[0]): call for call in graph.calls}
+        self.stored = _stored(graph, rounding, self.reading)
+        self.weighted = {id(layer): _with_fake_quant(layer) for layer in graph.layers}
+        # What stands for each tensor of the graph, and for the scale of each place.
+        self.new: dict[int, Any] = {}
+        self.steps: dict[int, Any] = {}
+        self.taken = {layer.name for layer in [*graph.layers, *rounding.values()]}
+
+    def model(self) -> keras.Model:
+        return rebuild(self.graph, self.call)
+
+    def call(self, step: Call, /, *args: Any, **kwargs: Any) -> Any:
         given = [t for t in tree.flatten((args, kwargs)) if isinstance(t, keras.KerasTensor)]
-        for old, new in zip(step.inputs, given, strict=True):
-            if id(old) in inputs and id(old) in rounding and id(new) not in rounded:
-                rounded[id(new)] = rounding[id(old)](new)
-        args, kwargs = tree.map_structure(lambda t: rounded.get(id(t), t), (args, kwargs))
-        outputs = weighted.get(id(step.operation), step.operation)(*args, **kwargs)
+        for old, tensor in zip(step.inputs, given, strict=True):
+            if id(old) not in self.new:  # An input of the model: no call makes it.
+                self.new[id(old)] = self.round(id(old), tensor)
+        swapped = {
+            id(tensor): self.as_read(step, old)
+            for old, tensor in zip(step.inputs, given, strict=True)
+        }
+        args, kwargs = tree.map_structure(lambda t: swapped.get(id(t), t), (args, kwargs))
+        outputs = self.weighted.get(id(step.operation), step.operation)(*args, **kwargs)
         key = id(step.outputs[0])
-        return rounding[key](outputs) if key in rounding else outputs
+        if type(step.operation) in _AVERAGES and key in self.stored:
+            # In the range of their input, which they do not move.
+            outputs = self.rounding[self.stored[key]](outputs, is_average=True)
+        self.new[key] = self.round(key, self.rescaled(step, outputs))
+        return self.new[key]
 
-    return rebuild(graph, call)
+    def round(self, key: int, tensor: Any) -> Any:
+        return self.rounding[key](tensor) if key in self.rounding else tensor
+
+    def as_read(self, step: Call, old: keras.KerasTensor) -> Any:
+        """What stands for a tensor, in the scale of the join that reads it."""
+        tensor = self.new[id(old)]
+        source, target = (self.stored.get(id(t)) for t in (old, step.outputs[0]))
+        if type(step.operation) not in _JOINS or source is None or target in (None, source):
+            return tensor
+        scale = self.step(target, tensor)
+        return Rescale(name=self.name(step))(tensor, units=[self.step(source)], scale=scale)
+
+    def rescaled(self, step: Call, outputs: Any) -> Any:
+        """The outputs of a call, if the device stores them, as its integer arithmetic has them."""
+        maker = self.maker(step)
+        rescale = _rescale(maker, self.name(step))
+        place = self.stored.get(id(step.outputs[0]))
+        if rescale is None or place is None or any(id(t) not in self.stored for t in maker.inputs):
+            return outputs
+        terms = [self.new[id(t)] for t in maker.inputs]
+        units = [self.step(self.stored[id(t)]) for t in maker.inputs]
+        scale = self.step(place, outputs)
+        if isinstance(rescale, RescaleSum):
+            return rescale(outputs, terms=terms, units=units, scale=scale)
+        weighted = self.weighted.get(id(maker.operation))
+        if isinstance(weighted, FakeQuantWeights):
+            units.append(weighted(terms[0], is_scale=True))
+        if isinstance(maker.operation, layers.PReLU):
+            return rescale(outputs, units=units, scale=scale, source=terms[0])
+        return rescale(outputs, units=units, scale=scale)
+
+    def maker(self, step: Call) -> Call:
+        """The call whose operator a ReLU is part of; otherwise the call itself."""
+        host = self.makers.get(id(step.inputs[0]))
+        if host and type(host.operation) in _FUSING:
+            return host if _is_rectified(host.outputs[0], self.reading) else step
+        return step
+
+    def step(self, place: Any, tensor: Any = None) -> Any:
+        """The scale of a place; `tensor` is any, if the place has not been reached yet."""
+        if place not in self.steps:
+            read = self.new.get(place, tensor)
+            self.steps[place] = self.rounding[place](read, is_step=True)
+        return self.steps[place]
+
+    def name(self, step: Call) -> str:
+        return unique(f"{step.operation.name}_rescaled", self.taken)
+
+
+def _rescale(call: Call, name: str) -> Rescale | RescaleSum | None:
+    """What the device does with the sums of an operator; None for what it has tables for."""
+    shape = call.inputs[0].shape
+    match call.operation:
+        case layers.Add() | layers.Subtract() if len(call.inputs) == 2:
+            return RescaleSum(-1 if isinstance(call.operation, layers.Subtract) else 1, name=name)
+        case layers.GlobalAveragePooling1D() | layers.GlobalAveragePooling2D():
+            return Rescale(count=math.prod(shape[1:-1]), name=name)
+        case (
+            layers.LeakyReLU(negative_slope=slope)
+            | layers.ReLU(negative_slope=slope, threshold=0, max_value=None)
+        ) if slope > 0:
+            return Rescale(slope=slope, name=name)
+        case layers.Activation(activation=activations.leaky_relu):
+            return Rescale(slope=_LEAKY, name=name)
+        case (
+            layers.ReLU(negative_slope=0, threshold=0, max_value=None)
+            | layers.Activation(activation=activations.relu)
+        ):
+            return Rescale(name=name)
+        case layers.Multiply() if len(call.inputs) == 2:
+            return Rescale(name=name)
+        case layer if type(layer) in _WEIGHTS:
+            return Rescale(name=name)
+    return None
+
+
+def _stored(
+    graph: Graph, places: Collection[int], reading: Mapping[int, list[Call | None]]
+) -> dict[int, int]:
+    """`id(tensor)` -> `id(tensor)` in `places` whose scale it has on the device."""
+
+    def home(tensor: keras.KerasTensor) -> int | None:
+        if id(tensor) in places:
+            return id(tensor)
+        join = _join(tensor, reading)
+        return home(join.outputs[0]) if join else None
+
+    found = {id(t): home(t) for t in tree.flatten(graph.inputs)}
+    for call in graph.calls:
+        keeps = type(call.operation) in _MOVES | _AVERAGES
+        output = call.outputs[0]
+        found[id(output)] = found[id(call.inputs[0])] if keeps else home(output)
+    return {key: place for key, place in found.items() if place is not None}
 
 
 def _with_fake_quant(layer: keras.layers.Layer) -> keras.layers.Layer:
-    axes = OUTPUT_AXES.get(type(layer))
-    return layer if axes is None else FakeQuantWeights(layer, "kernel", axes, name=layer.name)
+    if type(layer) not in _WEIGHTS:
+        return layer
+    return FakeQuantWeights(layer, *_WEIGHTS[type(layer)], name=layer.name)
 
 
 def _ranges(
@@ -207,7 +318,7 @@ def _ranges(
     """`id(tensor)` -> least and greatest value on the samples; 0 is always within."""
     seen: dict[int, Any] = {}
 
-    def call(step: Call, *args: Any, **kwargs: Any) -> Any:
+    def call(step: Call, /, *args: Any, **kwargs: Any) -> Any:
         given = [t for t in tree.flatten((args, kwargs)) if isinstance(t, keras.KerasTensor)]
         seen.update((id(old), new) for old, new in zip(step.inputs, given, strict=True))
         outputs = step.operation(*args, **kwargs)
@@ -239,12 +350,12 @@ def _places(graph: Graph) -> dict[int, tuple[str, tuple[float, float] | None]]:
         places[id(tensor)] = (unique(f"{name}_rounded", taken), limits)
 
     for tensor in tree.flatten(graph.inputs):
-        if not _is_joined(tensor, reading):
+        if not _join(tensor, reading):
             place(tensor, tensor.name)
     for call in graph.calls:
         kind, tensor = type(call.operation), call.outputs[0]
         limits = _limits(call.operation)
-        merges = _is_joined(tensor, reading) or (kind in _FUSING and _is_rectified(tensor, reading))
+        merges = _join(tensor, reading) or (kind in _FUSING and _is_rectified(tensor, reading))
         # Rounding what softmax gives would leave small probabilities without a gradient.
         is_last = limits and reading[id(tensor)] == [None]
         if kind in _COMPUTES | _JOINS and not merges and not is_last:
@@ -252,27 +363,14 @@ def _places(graph: Graph) -> dict[int, tuple[str, tuple[float, float] | None]]:
     return places
 
 
-def _averages(graph: Graph, places: Collection[int]) -> dict[int, int]:
-    """`id(tensor)` that an average gives -> `id(tensor)` in `places` whose scale it has."""
-    source = {key: key for key in places}
-    found: dict[int, int] = {}
-    for call in graph.calls:
-        kind, key = type(call.operation), id(call.outputs[0])
-        if kind in _MOVES | _AVERAGES and id(call.inputs[0]) in source:
-            source[key] = source[id(call.inputs[0])]
-            if kind in _AVERAGES:
-                found[key] = source[key]
-    return found
-
-
-def _is_joined(tensor: keras.KerasTensor, reading: Mapping[int, list[Call | None]]) -> bool:
-    """Whether the value only goes into a join, which gives it the scale of the whole."""
+def _join(tensor: keras.KerasTensor, reading: Mapping[int, list[Call | None]]) -> Call | None:
+    """The join, if the value only goes into one, which gives it the scale of the whole."""
     match reading[id(tensor)]:
-        case [Call(operation=operation, outputs=[output, *_])]:
+        case [Call(operation=operation, outputs=[output, *_]) as call]:
             if type(operation) in _MOVES:
-                return _is_joined(output, reading)
-            return type(operation) in _JOINS
-    return False
+                return _join(output, reading)
+            return call if type(operation) in _JOINS else None
+    return None
 
 
 def _is_rectified(tensor: keras.KerasTensor, reading: Mapping[int, list[Call | None]]) -> bool:

@@ -63,7 +63,7 @@ def shrink(found: Trace, live: np.ndarray) -> keras.Model:
     sizes = {id(step.operation): _sizes(step, flow, live) for step, flow in found.steps}
     layers = copy_layers(found.graph, sizes)
 
-    def call(step: Call, *args: object, **kwargs: object) -> object:
+    def call(step: Call, /, *args: object, **kwargs: object) -> object:
         if isinstance(step.operation, ChannelMask):
             return args[0]
         return layers[id(step.operation)](*args, **kwargs)

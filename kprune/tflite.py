@@ -20,12 +20,17 @@ from kprune.graph import Call, Graph, copy_layers, copy_model, read_graph, rebui
 from kprune.quantization import check_unmasked
 from kprune.quiet import quiet
 from kprune.repacking import repack
+from kprune.rescaling import Rescale, RescaleSum
 from kprune.tfmot import TfmotModel
 
 FORMATS = ("int8", "int16x8", "float")
 
 # Operators whose kernels in TensorFlow Lite Micro take floats and no integers.
 _FLOAT_ONLY = {"CEIL", "COS", "EXP", "FLOOR", "LOG", "ROUND", "SIN", "SQRT", "SQUARE"}
+
+# Layers of a quantisation-aware network that are no operators, and calls that ask for a scale.
+_ROUNDING = (FakeQuant, Rescale, RescaleSum)
+_APART = {"is_average", "is_step", "is_scale"}
 
 # Appended to the name of each layer with its number, so that the names of tensors lead back to it.
 _MARK = "-kp"
@@ -155,7 +160,7 @@ def layer_names(graph: Graph, network: Network) -> dict[int, str]:
     """
     makers = {id(t): t.name for t in tree.flatten(graph.inputs)}
     for call in graph.calls:
-        is_fake = isinstance(call.operation, FakeQuant)
+        is_fake = isinstance(call.operation, _ROUNDING)
         name = makers[id(call.inputs[0])] if is_fake else call.operation.name
         makers.update((id(t), name) for t in call.outputs)
     ends = [makers[id(t)] for t in tree.flatten(graph.outputs)]
@@ -208,9 +213,10 @@ def _plain_model(graph: Graph, is_rounded: bool) -> keras.Model:
             copies[id(layer)] = _NearestResize(layer.size, layer.data_format)
         copies[id(layer)].name = f"{layer.name}{_MARK}{number}"
 
-    def call(step: Call, *args: Any, **kwargs: Any) -> Any:
-        # Averages have the scale of their input anyway.
-        if isinstance(step.operation, FakeQuant) and (not is_rounded or "is_average" in kwargs):
+    def call(step: Call, /, *args: Any, **kwargs: Any) -> Any:
+        # Averages have the scale of their input anyway; scales are the converter's own matter.
+        is_left_out = isinstance(step.operation, Rescale | RescaleSum) or _APART & set(kwargs)
+        if is_left_out or (isinstance(step.operation, FakeQuant) and not is_rounded):
             return args[0]
         return copies[id(step.operation)](*args, **kwargs)
 
@@ -241,7 +247,7 @@ def _named(graph: Graph, text: str) -> list[str]:
     """The layers whose marks are in a text, in the order of the graph."""
     numbers = {int(n) for n in re.findall(rf"{_MARK}(\d+)", text)}
     marked = [layer for n, layer in enumerate(graph.layers) if n in numbers]
-    return [layer.name for layer in marked if not isinstance(layer, FakeQuant)]
+    return [layer.name for layer in marked if not isinstance(layer, _ROUNDING)]
 
 
 def _without_marks(text: str) -> str:

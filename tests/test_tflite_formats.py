@@ -293,7 +293,7 @@ before = aware.get_weights()
 aware.compile("sgd", "mse", jit_compile=False)
 aware.fit(x, x[:, 0, 0], epochs=2, verbose=0)
 assert all((a != b).any() for a, b in zip(before, aware.get_weights()) if a.ndim > 1)
-for trained, tolerance in ((model, 0.05), (aware, 0.02)):
+for trained, tolerance in ((model, 0.05), (aware, 1e-6)):
     scores = trained.predict(x, verbose=0)
     error = kprune.run_tflite(kprune.to_tflite(trained, x), x, "tflm") - scores
     print(abs(error).max() < tolerance * np.ptp(scores))
