@@ -99,7 +99,7 @@ def pruned(importance: str, bench: Bench, budget: kprune.Budget, seed: int) -> T
     return bench.fit(masked, seed, (kprune.PruneCallback(budget),))
 
 
-def torch_pruning(bench: Bench, budget: kprune.Budget, seed: int) -> Trained:
+def torch_pruning(is_global: bool, bench: Bench, budget: kprune.Budget, seed: int) -> Trained:
     """Torch-Pruning by magnitude: the same network, weights and batches in PyTorch."""
     import torch
 
@@ -116,7 +116,7 @@ def torch_pruning(bench: Bench, budget: kprune.Budget, seed: int) -> Trained:
     sgd = partial(torch.optim.SGD, lr=bench.setting.rate, momentum=MOMENTUM, nesterov=True)
     training = rival.Training(bench.batches(seed), bench.setting.epochs, sgd, DECAY)
     model = Twin(bench.network())
-    rival.pruned(model, training, "magnitude", fits, seed)
+    rival.pruned(model, training, rival.Ranking("magnitude", is_global), fits, seed)
     return rival.result(model, bench.test)
 
 
@@ -125,7 +125,8 @@ METHODS: dict[str, Callable[[Bench, kprune.Budget, int], Trained]] = {
     "kprune": partial(pruned, "taylor"),
     "magnitude": partial(pruned, "magnitude"),
     "uniform": uniform,
-    "torch-pruning": torch_pruning,
+    "torch-pruning": partial(torch_pruning, True),
+    "torch-pruning by layer": partial(torch_pruning, False),
 }
 
 

@@ -29,6 +29,7 @@ METHODS = {
     "magnitude": "training.magnitude",
     "uniform": "training.uniform",
     "torch-pruning magnitude": "torch_pruning.magnitude",
+    "torch-pruning magnitude by layer": "torch_pruning.magnitude_by_layer",
     "torch-pruning taylor": "torch_pruning.taylor",
     "tfmot": "tfmot_pruning.magnitude_of_weights",
     "taylor, distilled": "training.distilled",

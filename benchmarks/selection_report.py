@@ -20,6 +20,7 @@ METHODS = {
     "magnitude": "kprune, magnitude",
     "uniform": "uniform width",
     "torch-pruning magnitude": "Torch-Pruning, magnitude",
+    "torch-pruning magnitude by layer": "Torch-Pruning, magnitude, layer by layer",
     "torch-pruning taylor": "Torch-Pruning, taylor",
     "tfmot": "tfmot, single weights",
     "taylor, distilled": "kprune, taylor, distilled",

@@ -1,8 +1,9 @@
 """Torch-Pruning as its own examples use it: train, prune to the budget, go on training.
 
-Half of the epochs come before the cut. Channels are removed in many small steps, over all layers at
-once, until the multiply-accumulates are within the budget; the schedule of the learning rate runs
-through, so that epochs, samples and rates are those of every other method.
+Half of the epochs come before the cut. Channels are removed in many small steps, ranked over all
+layers at once or the same share of every layer, until the multiply-accumulates are within the
+budget; the schedule of the learning rate runs through, so that epochs, samples and rates are those
+of every other method.
 """
 
 import functools
@@ -36,25 +37,34 @@ class Training:
     decay: float = 0.0
 
 
-def torch_pruning(importance: str, recipe: Recipe, kept: float, seed: int) -> Trained:
-    """Torch-Pruning with one of its ways to score: "magnitude" or "taylor"."""
+@dataclass(frozen=True)
+class Ranking:
+    """How Torch-Pruning scores, "magnitude" or "taylor", and whether layers are compared."""
+
+    importance: str
+    is_global: bool = True
+
+
+def torch_pruning(ranking: Ranking, recipe: Recipe, kept: float, seed: int) -> Trained:
+    """Torch-Pruning with one of its ways to rank."""
     adam = functools.partial(torch.optim.Adam, lr=RATE, eps=1e-7)
     training = Training(recipe.batches(seed), recipe.task.epochs, adam)
     model = Twin(recipe.task.network())
     shape = recipe.test[0].shape[1:]
-    pruned(model, training, importance, lambda m: macs_of(m, shape) <= kept * recipe.macs, seed)
+    pruned(model, training, ranking, lambda m: macs_of(m, shape) <= kept * recipe.macs, seed)
     return result(model, recipe.test)
 
 
-magnitude, taylor = (
-    functools.partial(torch_pruning, importance) for importance in ("magnitude", "taylor")
+magnitude, taylor, magnitude_by_layer = (
+    functools.partial(torch_pruning, ranking)
+    for ranking in (Ranking("magnitude"), Ranking("taylor"), Ranking("magnitude", False))
 )
 
 
 def pruned(
     model: Twin,
     training: Training,
-    importance: str,
+    ranking: Ranking,
     fits: Callable[[Twin], bool],
     seed: int,
 ) -> None:
@@ -63,7 +73,7 @@ def pruned(
     torch.set_num_threads(1)
     cut = training.epochs // 2
     _train(model, training, range(cut))
-    _prune(model, importance, training.batches, fits)
+    _prune(model, ranking, training.batches, fits)
     _train(model, training, range(cut, training.epochs))
 
 
@@ -107,7 +117,7 @@ def _loss(model: Twin, batch: tuple) -> torch.Tensor:
     return torch.nn.functional.cross_entropy(model(to_torch(x)), torch.from_numpy(y).long())
 
 
-def _prune(model: Twin, importance: str, batches: Augmented, fits: Callable[[Twin], bool]) -> None:
+def _prune(model: Twin, ranking: Ranking, batches: Augmented, fits: Callable[[Twin], bool]) -> None:
     scores: dict[str, Any] = {
         "magnitude": tp.importance.GroupMagnitudeImportance(p=2),
         "taylor": tp.importance.GroupTaylorImportance(),
@@ -117,8 +127,8 @@ def _prune(model: Twin, importance: str, batches: Augmented, fits: Callable[[Twi
     pruner = tp.pruner.BasePruner(
         model,
         to_torch(batches.x[:2]),
-        importance=scores[importance],
-        global_pruning=True,
+        importance=scores[ranking.importance],
+        global_pruning=ranking.is_global,
         pruning_ratio=1.0,
         iterative_steps=_STEPS,
         ignored_layers=[scoring],
@@ -126,7 +136,7 @@ def _prune(model: Twin, importance: str, batches: Augmented, fits: Callable[[Twi
     for _ in range(_STEPS):
         if fits(model):
             return
-        if importance == "taylor":
+        if ranking.importance == "taylor":
             # Its score is the gradient of the weights as they are now, over many samples.
             model.zero_grad()
             for i in range(_SCORED):
