@@ -173,6 +173,18 @@ def test_mistakes_are_told_in_one_line(
     assert sorted(folder.iterdir()) == before
 
 
+@pytest.mark.parametrize("argv", ["boards", "boards --json", "inspect net.tflite"])
+def test_who_stops_reading_hears_nothing(folder: Path, argv: str) -> None:
+    command = [sys.executable, "-m", "kprune", *argv.split()]
+    with subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.close()
+        errors = process.stderr.read()
+
+    assert (process.returncode, errors) == (1, "")
+
+
 def test_debug_shows_the_traceback() -> None:
     with pytest.raises(FileNotFoundError):
         main(["slim", "missing.keras", "-o", "s.keras", "--debug"])

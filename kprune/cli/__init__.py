@@ -7,6 +7,7 @@ bytes answer at once.
 import argparse
 import functools
 import json
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -23,18 +24,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        0 if all went well, 2 for what the user can mend; that is told in one line on stderr.
+        0 if all went well, 2 for what the user can mend; that is told in one line on stderr. 1 if
+        whoever read the output stopped (`| head`); that is nothing to tell.
     """
     args = _parser().parse_args(argv)
     try:
         result = COMMANDS[args.command].run(args)
+        if args.json:
+            print(json.dumps(result, indent=2))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes once more at its end, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ValueError, TypeError, RuntimeError, OSError) as error:
         if args.debug:
             raise
         print(f"kprune: {error}", file=sys.stderr)
         return 2
-    if args.json:
-        print(json.dumps(result, indent=2))
     return 0
 
 
