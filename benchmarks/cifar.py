@@ -2,6 +2,7 @@
 
     python -m benchmarks.cifar --keras-dataset --network vgg16 --macs 0.238 --params 0.059
     python -m benchmarks.cifar --data FOLDER --network resnet56 --macs 0.47
+    python -m benchmarks.cifar --report
 
 With `--keras-dataset` the images are those that Keras downloads; `--data` takes `cifar10_jpeg` from
 a folder with its `load.py`, whose accuracies stand only beside each other. Standard recipe: shifts
@@ -27,8 +28,9 @@ import keras
 
 import kprune
 from benchmarks import networks
+from benchmarks.cifar_report import report
 from benchmarks.datasets import Augmented, Samples, draw, read_set, standardized
-from benchmarks.selection import add_row, is_done
+from benchmarks.selection import add_row, is_done, rows
 from benchmarks.training import Trained, cost_of, cross_entropy, narrowed, result
 
 MOMENTUM = 0.9
@@ -132,6 +134,13 @@ METHODS: dict[str, Callable[[Bench, kprune.Budget, int], Trained]] = {
 
 def main() -> None:
     args = _arguments()
+    if args.report:
+        report(rows(args.rows))
+    else:
+        run(args)
+
+
+def run(args: argparse.Namespace) -> None:
     setting = Setting(
         args.network,
         args.width,
@@ -183,6 +192,7 @@ def _arguments() -> argparse.Namespace:
     data = parser.add_mutually_exclusive_group(required=True)
     data.add_argument("--data", type=Path, help="a folder with load.py and cifar10_jpeg")
     data.add_argument("--keras-dataset", action="store_true", help="keras.datasets.cifar10")
+    data.add_argument("--report", action="store_true", help="no training: print the tables")
     parser.add_argument("--network", choices=NETWORKS, default="vgg16")
     parser.add_argument("--width", type=float, default=1.0, help="of all layers (1.0)")
     parser.add_argument("--macs", type=float, help="share to keep")
