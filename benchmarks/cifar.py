@@ -95,10 +95,12 @@ def uniform(bench: Bench, budget: kprune.Budget, seed: int) -> Trained:
     return bench.fit(narrowed(bench.network(), budget), seed)
 
 
-def pruned(importance: str, bench: Bench, budget: kprune.Budget, seed: int) -> Trained:
+def pruned(
+    importance: str, schedule: kprune.Schedule, bench: Bench, budget: kprune.Budget, seed: int
+) -> Trained:
     """kprune in one fit, with one of its ways to score channels."""
     masked = kprune.add_masks(bench.network(), importance=importance)
-    return bench.fit(masked, seed, (kprune.PruneCallback(budget),))
+    return bench.fit(masked, seed, (kprune.PruneCallback(budget, schedule),))
 
 
 def torch_pruning(is_global: bool, bench: Bench, budget: kprune.Budget, seed: int) -> Trained:
@@ -124,8 +126,10 @@ def torch_pruning(is_global: bool, bench: Bench, budget: kprune.Budget, seed: in
 
 METHODS: dict[str, Callable[[Bench, kprune.Budget, int], Trained]] = {
     "dense": dense,
-    "kprune": partial(pruned, "taylor"),
-    "magnitude": partial(pruned, "magnitude"),
+    "kprune": partial(pruned, "taylor", kprune.Schedule()),
+    # For networks that learn next to nothing in the first epochs.
+    "kprune, later": partial(pruned, "taylor", kprune.Schedule(start=0.2, end=0.6)),
+    "magnitude": partial(pruned, "magnitude", kprune.Schedule()),
     "uniform": uniform,
     "torch-pruning": partial(torch_pruning, True),
     "torch-pruning by layer": partial(torch_pruning, False),

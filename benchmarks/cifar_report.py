@@ -7,6 +7,7 @@ import numpy as np
 NAMES = {
     "dense": "dense",
     "kprune": "kprune",
+    "kprune, later": "kprune, `Schedule(start=0.2, end=0.6)`",
     "magnitude": "kprune, magnitude",
     "uniform": "uniform width",
     "torch-pruning": "Torch-Pruning, all layers at once",

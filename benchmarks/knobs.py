@@ -41,9 +41,9 @@ class Variant:
     from_scratch: bool = False
 
 
-def raw(cost: Cost, limits: Mapping[str, float], scores: np.ndarray) -> np.ndarray:
+def raw(cost: Cost, expense: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Layers compared by their scores as they are."""
-    return scores / cost.expense(limits) ** projection.EXPONENT
+    return scores / expense**projection.EXPONENT
 
 
 def same_share(
@@ -74,6 +74,7 @@ VARIANTS = {
     "ramp to 0.3, freeze at 0.4": Variant({"end": 0.3, "freeze": 0.4}),
     "ramp to 0.7, freeze at 0.85": Variant({"end": 0.7, "freeze": 0.85}),
     "start at 0.2": Variant({"start": 0.2}),
+    "start at 0.2, ramp to 0.6": Variant({"start": 0.2, "end": 0.6}),
     "free exchange": Variant(replaced={"kprune.callbacks.STAY": 1.0}),
     "stay 3": Variant(replaced={"kprune.callbacks.STAY": 3.0}),
     "stay 1000": Variant(replaced={"kprune.callbacks.STAY": 1000.0}),

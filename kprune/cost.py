@@ -114,10 +114,10 @@ class Cost:
         counts = self._counts(gates)
         return {kind: self._increase(kind, counts) for kind in COUNTED}
 
-    def expense(self, limits: Mapping[str, float]) -> np.ndarray:
-        """What each channel takes of the limits in the whole network, in shares; never zero.
+    def shares(self, limits: Mapping[str, float]) -> dict[str, np.ndarray]:
+        """What each channel takes of each limit in the whole network, in shares of that limit.
 
-        Limits that the whole network keeps are in nobody's way, and do not count.
+        Limits that the whole network keeps are in nobody's way, and are left out.
         """
         whole = np.ones(self._num_channels, bool)
         limits = {k: limit for k, limit in limits.items() if self._measure(k, whole) > limit}
@@ -126,8 +126,7 @@ class Cost:
             added["flash_bytes"] = self._footprint.flash_shares()
             if "ram_bytes" in limits:
                 added["ram_bytes"] = self._footprint.ram_shares(limits["ram_bytes"])
-        shares = (added[kind] / limit for kind, limit in limits.items())
-        return np.maximum(sum(shares, start=np.zeros(len(whole))), np.finfo(float).tiny)
+        return {kind: added[kind] / limit for kind, limit in limits.items()}
 
     def _counts(self, gates: np.ndarray) -> np.ndarray:
         """Live channels of each vector; the last entry, which `-1` finds, is the fixed 1."""

@@ -1,5 +1,6 @@
 """Scores and limits → the 0/1 gates with the best scores that keep within all limits."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -10,6 +11,11 @@ from kprune.errors import BudgetError
 
 # Layers are compared by (score per cost) ** EXPONENT.
 EXPONENT = 0.5
+# How often, at most, the channels are walked, each time with other prices of the limits; how fast
+# the price of a limit falls that is not reached; and from which share on it counts as reached.
+ROUNDS = 6
+FALL = 4.0
+REACHED = 0.99
 
 
 def project(
@@ -25,6 +31,10 @@ def project(
     and each one that still fits is opened. So no limit is ever exceeded, and what remains below
     the limits is less than any closed channel would add.
 
+    What several limits make of a channel is the sum of what it takes of each. If one of them is
+    not reached it was too dear, as the others stop the walk: it is made cheaper, and the walk
+    repeated. Of all walks the one counts that leaves least of the limits.
+
     Args:
         trace: The network.
         cost: Its cost.
@@ -39,14 +49,27 @@ def project(
     Raises:
         BudgetError: Not even one channel (or `round_to`) per layer fits; says the least that can
             be reached.
+
+    Source:
+        Everett, Generalized Lagrange Multiplier Method for Solving Problems of Optimum Allocation
+        of Resources, Operations Research 1963 (a price per limit, zero where it is not reached).
     """
-    worth = _worth(cost, limits, scores)
-    blocks = _Blocks(trace, cost, worth, round_to)
-    gates = blocks.least()
-    if not cost.fits(gates, limits):
-        gates = cheapest(trace, cost, limits, round_to)
-    _fill(gates, blocks, cost, limits)
-    return gates
+    shares = cost.shares(limits)
+    prices = dict.fromkeys(shares, 1.0)
+    walks: list[tuple[float, np.ndarray]] = []
+    for _ in range(ROUNDS):
+        worth = _worth(cost, _expense(trace, shares, prices), scores)
+        gates = _walk(trace, cost, limits, worth, round_to)
+        if len(shares) < 2:
+            return gates
+        total = cost.total(gates)
+        used = {kind: total[kind] / limits[kind] for kind in shares}
+        walks.append((math.prod(used.values()), gates))
+        is_same = len(walks) > 1 and np.array_equal(gates, walks[-2][1])
+        if is_same or min(used.values()) > REACHED:
+            break
+        prices = {k: p * (used[k] / max(used.values())) ** FALL for k, p in prices.items()}
+    return max(walks, key=lambda walk: walk[0])[1]
 
 
 def cheapest(
@@ -57,7 +80,9 @@ def cheapest(
     Raises:
         BudgetError: Even this exceeds a limit.
     """
-    gates = _Blocks(trace, cost, -cost.expense(limits), round_to).least()
+    shares = cost.shares(limits)
+    expense = _expense(trace, shares, dict.fromkeys(shares, 1.0))
+    gates = _Blocks(trace, cost, -expense, round_to).least()
     total = cost.total(gates)
     beyond = [kind for kind, limit in limits.items() if total[kind] > limit]
     if beyond:
@@ -73,7 +98,15 @@ def cheapest(
     return gates
 
 
-def _worth(cost: Cost, limits: Mapping[str, float], scores: np.ndarray) -> np.ndarray:
+def _expense(
+    trace: Trace, shares: Mapping[str, np.ndarray], prices: Mapping[str, float]
+) -> np.ndarray:
+    """What each channel takes of the limits, every limit at its price; never zero."""
+    paid = (price * shares[kind] for kind, price in prices.items())
+    return np.maximum(sum(paid, start=np.zeros(trace.num_channels)), np.finfo(float).tiny)
+
+
+def _worth(cost: Cost, expense: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """What ranks the channels: by score within a class, by the root of score per cost between them.
 
     The scores of a layer add up to much the same in every layer, so that a channel of a wide layer
@@ -85,7 +118,7 @@ def _worth(cost: Cost, limits: Mapping[str, float], scores: np.ndarray) -> np.nd
     """
     level = (np.bincount(cost.classes, scores) / np.bincount(cost.classes))[cost.classes]
     level = np.maximum(level, np.finfo(float).tiny)
-    return scores / level * (level / cost.expense(limits)) ** EXPONENT
+    return scores / level * (level / expense) ** EXPONENT
 
 
 class _Blocks:
@@ -128,6 +161,18 @@ class _Blocks:
             if not gates[channels].any():
                 gates = self.open(gates, self._of[channels].min())
         return gates
+
+
+def _walk(
+    trace: Trace, cost: Cost, limits: Mapping[str, float], worth: np.ndarray, round_to: int
+) -> np.ndarray:
+    """The gates when every block that fits is opened, the worthiest first."""
+    blocks = _Blocks(trace, cost, worth, round_to)
+    gates = blocks.least()
+    if not cost.fits(gates, limits):
+        gates = cheapest(trace, cost, limits, round_to)
+    _fill(gates, blocks, cost, limits)
+    return gates
 
 
 def _fill(gates: np.ndarray, blocks: _Blocks, cost: Cost, limits: Mapping[str, float]) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
 
+from benchmarks.networks import vgg16
 from kprune.budget import Budget
 from kprune.channels import Trace, trace
 from kprune.cost import Cost
@@ -114,6 +115,21 @@ def test_a_wide_layer_is_not_emptied_because_each_of_its_scores_is_small() -> No
     gates = project(found, Cost(found), {"macs": 240}, scores)
 
     assert gates[wide].sum() > gates[narrow].sum() / 3
+
+
+def test_a_limit_that_would_not_be_reached_gives_way_to_the_others() -> None:
+    # Early layers compute much and weigh little, late ones the other way round.
+    found = trace(vgg16(width=0.25))
+    cost = Cost(found)
+    full = cost.total(np.ones(found.num_channels, bool))
+    limits = Budget(macs=0.238, params=0.059).limits(full)
+    scores = np.random.default_rng(0).exponential(size=found.num_channels)
+    for group in found.groups:
+        scores[group.channels] /= len(group.channels)
+
+    total = cost.total(project(found, cost, limits, scores))
+
+    assert all(0.95 * limit < total[kind] <= limit for kind, limit in limits.items())
 
 
 def test_an_impossible_budget_names_the_least_possible() -> None:
