@@ -26,10 +26,9 @@ def report(rows: list[dict]) -> None:
 
 def table(rows: list[dict], budget: dict) -> str:
     """A line per method: mean ± deviation over the seeds, how far below dense, what is kept."""
-    first, asked = rows[0], ", ".join(f"{kind} {share}" for kind, share in budget.items())
-    width = "" if first["width"] == 1 else f", {first['width']:g} wide"
+    asked = ", ".join(f"{kind}={share}" for kind, share in budget.items())
     lines = [
-        f"| {first['network']}{width}: {asked} | accuracy | below dense | MACs | parameters |",
+        f"| {_title(rows[0])}: `{asked}` | accuracy | below dense | MACs | parameters |",
         "| --- |" + " ---: |" * 4,
     ]
     for method, name in NAMES.items():
@@ -39,15 +38,22 @@ def table(rows: list[dict], budget: dict) -> str:
         mean = _means(found)
         # Of the same seeds: a method may have been run with fewer.
         seeds = {row["seed"] for row in found}
-        whole = _means([r for r in rows if r["method"] == "dense" and r["seed"] in seeds])
+        dense = [r for r in rows if r["method"] == "dense" and r["seed"] in seeds]
+        below = 100 * (_means(dense)["accuracy"] - mean["accuracy"]) if dense else None
         spread = np.std([row["accuracy"] for row in found], ddof=1) if len(found) > 1 else None
         accuracy = f"{mean['accuracy']:.1%}" + ("" if spread is None else f" ± {100 * spread:.1f}")
         lines.append(
             f"| {name} | {accuracy} ({len(found)}) "
-            f"| {100 * (whole['accuracy'] - mean['accuracy']):.1f} "
+            f"| {'' if below is None else f'{below:.1f}'} "
             f"| {mean['macs_kept']:.1%} | {mean['params_kept']:.1%} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _title(row: dict) -> str:
+    width = "" if row["width"] == 1 else f" at {row['width']:g} of its width"
+    images = f"{row['train']:,} images" if row["train"] else "all images"
+    return f"{row['network']}{width}, {images}, {row['epochs']} epochs, batches of {row['batch']}"
 
 
 def _means(rows: list[dict]) -> dict[str, float]:
