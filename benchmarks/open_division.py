@@ -39,7 +39,7 @@ SHARES = [1.0, 0.85, 0.7, 0.5, 0.25]
 POINT = 0.01
 
 ENTRIES = {
-    "cifar": dataclasses.replace(TASKS["cifar"], train=10_000, test=5000, epochs=12),
+    "cifar": dataclasses.replace(TASKS["cifar"], train=20_000, test=5000, epochs=20),
     "keywords": dataclasses.replace(TASKS["keywords"], epochs=20),
     "wrist": Task("har_wrist", networks.wrist_motion, 3179, 902, 30, (4, 0), False),
 }
