@@ -25,6 +25,7 @@ from rich.table import Table
 import kprune
 from benchmarks.selection import one_thread
 from benchmarks.training import TASKS, Recipe
+from kprune.simulation import Simulation
 from kprune.tflm import measure_arena
 
 COMPARED = 4
@@ -87,15 +88,20 @@ def accuracy(recipe: Recipe, folder: str) -> dict:
     return {"accuracy_int8": round(float((scores.argmax(-1) == y).mean()), 4)}
 
 
-def run(recipe: Recipe, flatbuffer: bytes, folder: str, board: str) -> dict:
-    x = recipe.test[0][:COMPARED]
-    try:
-        found = kprune.simulate(folder, x, board)
-    except kprune.DoesNotFitError as error:
-        return {"runs": False, "why": str(error)}
-    expected = kprune.run_tflite(flatbuffer, x, "tflm").reshape(COMPARED, -1)
+def checked(flatbuffer: bytes, folder: str, x: np.ndarray, board: str) -> Simulation:
+    """A run of the C in the folder, every byte of which TensorFlow Lite Micro gives, too."""
+    found = kprune.simulate(folder, x, board)
+    expected = kprune.run_tflite(flatbuffer, x, "tflm").reshape(len(x), -1)
     if not np.array_equal(found.scores, expected):
         raise SystemExit(f"{board} differs from TensorFlow Lite Micro.")
+    return found
+
+
+def run(recipe: Recipe, flatbuffer: bytes, folder: str, board: str) -> dict:
+    try:
+        found = checked(flatbuffer, folder, recipe.test[0][:COMPARED], board)
+    except kprune.DoesNotFitError as error:
+        return {"runs": False, "why": str(error)}
     return {
         "runs": True,
         "instructions": found.instructions,

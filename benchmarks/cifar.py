@@ -17,7 +17,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -139,7 +139,7 @@ METHODS: dict[str, Callable[[Bench, kprune.Budget, int], Trained]] = {
 def main() -> None:
     args = _arguments()
     if args.report:
-        report(rows(args.rows))
+        report(rows(args.rows), [field.name for field in fields(Setting)])
     else:
         run(args)
 

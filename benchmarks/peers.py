@@ -21,6 +21,7 @@ import keras
 import numpy as np
 
 import kprune
+from benchmarks.board import checked
 from benchmarks.footprint import scramble
 from benchmarks.selection import rows
 from benchmarks.selection_report import METHODS, TITLES
@@ -74,10 +75,7 @@ def weigh(task: str, is_rival: bool, widths: tuple[int, ...]) -> tuple[int, int]
     flatbuffer = kprune.to_tflite(model, representative_data=x)
     with tempfile.TemporaryDirectory() as folder:
         kprune.write_files(kprune.to_c(flatbuffer, "net"), folder)
-        scores = kprune.simulate(folder, x[:COMPARED], "host").scores
-    expected = kprune.run_tflite(flatbuffer, x[:COMPARED], "tflm").reshape(COMPARED, -1)
-    if not np.array_equal(scores, expected):
-        raise SystemExit(f"{task} {widths}: C and TensorFlow Lite Micro differ.")
+        checked(flatbuffer, folder, x[:COMPARED], "host")
     return len(flatbuffer), measure_arena(flatbuffer).total
 
 

@@ -68,7 +68,7 @@ def table(task: str, cells: list[dict]) -> str:
     """
     mine = [cell for cell in cells if cell["task"] == task]
     budgets = sorted({cell["kept"] for cell in mine if cell["kept"] < 1}, reverse=True)
-    whole = next((show(cell) for cell in mine if cell["method"] == "dense"), "")
+    whole = next((show(cell["accuracy"]) for cell in mine if cell["method"] == "dense"), "")
     lines = [
         f"| {TITLES[task]}: dense {whole} | "
         + " | ".join(f"{b:.0%}" for b in budgets)
@@ -76,7 +76,7 @@ def table(task: str, cells: list[dict]) -> str:
         "| --- |" + " ---: |" * (len(budgets) + 1),
     ]
     for method, name in METHODS.items():
-        found = {cell["kept"]: show(cell) for cell in mine if cell["method"] == method}
+        found = {cell["kept"]: show(cell["accuracy"]) for cell in mine if cell["method"] == method}
         if found and method != "dense":
             shown = " | ".join(found.get(b, "") for b in budgets)
             lines.append(f"| {name} | {shown} | {time_of(method, mine):.2f} |")
@@ -90,9 +90,10 @@ def time_of(method: str, cells: list[dict]) -> float:
     return float(np.median(mine)) / dense
 
 
-def show(cell: dict) -> str:
-    spread = "" if cell["deviation"] is None else f" ± {100 * cell['deviation']:.1f}"
-    return f"{100 * cell['mean']:.1f}{spread} ({len(cell['accuracy'])})"
+def show(accuracy: list[float]) -> str:
+    """Mean ± deviation in percent, and of how many; one alone has no deviation."""
+    spread = f" ± {100 * np.std(accuracy, ddof=1):.1f}" if len(accuracy) > 1 else ""
+    return f"{100 * np.mean(accuracy):.1f}{spread} ({len(accuracy)})"
 
 
 def plot(cells: list[dict]) -> None:
