@@ -48,6 +48,8 @@ def cell_of(row: dict) -> tuple[str, str, float]:
 
 def summarize(task: str, method: str, kept: float, rows: list[dict]) -> dict:
     accuracy = [row["accuracy"] for row in sorted(rows, key=lambda row: row["seed"])]
+    # Rows that were measured beside others, or on another day, tell no time.
+    seconds = [row["cpu_seconds"] for row in rows if "cpu_seconds" in row]
     return {
         "task": task,
         "method": method,
@@ -57,7 +59,7 @@ def summarize(task: str, method: str, kept: float, rows: list[dict]) -> dict:
         "deviation": round(float(np.std(accuracy, ddof=1)), 4) if len(accuracy) > 1 else None,
         "macs_kept": [min(r["macs_kept"] for r in rows), max(r["macs_kept"] for r in rows)],
         "params": round(float(np.mean([row["params"] for row in rows]))),
-        "cpu_seconds": round(float(np.median([row["cpu_seconds"] for row in rows])), 1),
+        "cpu_seconds": round(float(np.median(seconds)), 1) if seconds else None,
     }
 
 
@@ -79,15 +81,15 @@ def table(task: str, cells: list[dict]) -> str:
         found = {cell["kept"]: show(cell["accuracy"]) for cell in mine if cell["method"] == method}
         if found and method != "dense":
             shown = " | ".join(found.get(b, "") for b in budgets)
-            lines.append(f"| {name} | {shown} | {time_of(method, mine):.2f} |")
+            lines.append(f"| {name} | {shown} | {time_of(method, mine)} |")
     return "\n".join(lines) + "\n"
 
 
-def time_of(method: str, cells: list[dict]) -> float:
-    """Processor seconds of a training, over those of the whole network's."""
+def time_of(method: str, cells: list[dict]) -> str:
+    """Processor seconds of a training, over those of the whole network's; empty if not known."""
     [dense] = (cell["cpu_seconds"] for cell in cells if cell["method"] == "dense")
-    mine = [cell["cpu_seconds"] for cell in cells if cell["method"] == method]
-    return float(np.median(mine)) / dense
+    mine = [c["cpu_seconds"] for c in cells if c["method"] == method and c["cpu_seconds"]]
+    return f"{np.median(mine) / dense:.2f}" if mine else ""
 
 
 def show(accuracy: list[float]) -> str:
