@@ -33,7 +33,10 @@ def project(
 
     What several limits make of a channel is the sum of what it takes of each. If one of them is
     not reached it was too dear, as the others stop the walk: it is made cheaper, and the walk
-    repeated. Of all walks the one counts that leaves least of the limits.
+    repeated; of these walks the one counts that keeps most, as the product of all costs. Where RAM
+    is limited one more walk takes all layers in step: a planner may leave gaps between tensors of
+    layers that are unequally wide, and these stop a walk early. It counts if it keeps more of the
+    scores.
 
     Args:
         trace: The network.
@@ -54,22 +57,12 @@ def project(
         Everett, Generalized Lagrange Multiplier Method for Solving Problems of Optimum Allocation
         of Resources, Operations Research 1963 (a price per limit, zero where it is not reached).
     """
-    shares = cost.shares(limits)
-    prices = dict.fromkeys(shares, 1.0)
-    walks: list[tuple[float, np.ndarray]] = []
-    for _ in range(ROUNDS):
-        worth = _worth(cost, _expense(trace, shares, prices), scores)
-        gates = _walk(trace, cost, limits, worth, round_to)
-        if len(shares) < 2:
-            return gates
-        total = cost.total(gates)
-        used = {kind: total[kind] / limits[kind] for kind in shares}
-        walks.append((math.prod(used.values()), gates))
-        is_same = len(walks) > 1 and np.array_equal(gates, walks[-2][1])
-        if is_same or min(used.values()) > REACHED:
-            break
-        prices = {k: p * (used[k] / max(used.values())) ** FALL for k, p in prices.items()}
-    return max(walks, key=lambda walk: walk[0])[1]
+    walks = _priced_walks(trace, cost, limits, scores, round_to)
+    best = max(walks, key=lambda gates: math.prod(cost.total(gates).values()))
+    if "ram_bytes" in limits:
+        in_step = _walk(trace, cost, limits, _standing(cost, scores), round_to)
+        best = max(best, in_step, key=lambda gates: scores[gates].sum())
+    return best
 
 
 def cheapest(
@@ -98,6 +91,25 @@ def cheapest(
     return gates
 
 
+def _priced_walks(
+    trace: Trace, cost: Cost, limits: Mapping[str, float], scores: np.ndarray, round_to: int
+) -> list[np.ndarray]:
+    """The gates of each walk: the first at equal prices, the others cheapen what is left over."""
+    shares = cost.shares(limits)
+    prices = dict.fromkeys(shares, 1.0)
+    walks: list[np.ndarray] = []
+    for _ in range(ROUNDS if len(shares) > 1 else 1):
+        worth = _worth(cost, _expense(trace, shares, prices), scores)
+        walks.append(_walk(trace, cost, limits, worth, round_to))
+        total = cost.total(walks[-1])
+        used = {kind: total[kind] / limits[kind] for kind in shares}
+        is_same = len(walks) > 1 and np.array_equal(*walks[-2:])
+        if is_same or min(used.values(), default=1.0) > REACHED:
+            break
+        prices = {k: p * (used[k] / max(used.values())) ** FALL for k, p in prices.items()}
+    return walks
+
+
 def _expense(
     trace: Trace, shares: Mapping[str, np.ndarray], prices: Mapping[str, float]
 ) -> np.ndarray:
@@ -119,6 +131,15 @@ def _worth(cost: Cost, expense: np.ndarray, scores: np.ndarray) -> np.ndarray:
     level = (np.bincount(cost.classes, scores) / np.bincount(cost.classes))[cost.classes]
     level = np.maximum(level, np.finfo(float).tiny)
     return scores / level * (level / expense) ** EXPONENT
+
+
+def _standing(cost: Cost, scores: np.ndarray) -> np.ndarray:
+    """The place of each channel in its class, from 1 for the best to almost 0."""
+    order = np.lexsort((scores, cost.classes))
+    sizes = np.bincount(cost.classes)
+    place = np.empty(len(scores))
+    place[order] = np.arange(len(scores)) - (np.cumsum(sizes) - sizes)[cost.classes[order]]
+    return (place + 1) / sizes[cost.classes]
 
 
 class _Blocks:
