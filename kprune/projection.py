@@ -1,7 +1,7 @@
 """Scores and limits → the 0/1 gates with the best scores that keep within all limits."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -33,10 +33,9 @@ def project(
 
     What several limits make of a channel is the sum of what it takes of each. If one of them is
     not reached it was too dear, as the others stop the walk: it is made cheaper, and the walk
-    repeated; of these walks the one counts that keeps most, as the product of all costs. Where RAM
-    is limited one more walk takes all layers in step: a planner may leave gaps between tensors of
-    layers that are unequally wide, and these stop a walk early. It counts if it keeps more of the
-    scores.
+    repeated. Where RAM is limited there is one more walk, that begins with the same share of every
+    layer: a planner may leave gaps between tensors of unequal width, and these stop a walk early.
+    Of all walks the one counts that keeps most: MACs times every cost that is limited.
 
     Args:
         trace: The network.
@@ -58,11 +57,14 @@ def project(
         of Resources, Operations Research 1963 (a price per limit, zero where it is not reached).
     """
     walks = _priced_walks(trace, cost, limits, scores, round_to)
-    best = max(walks, key=lambda gates: math.prod(cost.total(gates).values()))
     if "ram_bytes" in limits:
-        in_step = _walk(trace, cost, limits, _standing(cost, scores), round_to)
-        best = max(best, in_step, key=lambda gates: scores[gates].sum())
-    return best
+        walks.append(_walk_in_step(trace, cost, limits, scores, round_to))
+
+    def kept(gates: np.ndarray) -> int:
+        total = cost.total(gates)
+        return math.prod(total[kind] for kind in {"macs", *limits})
+
+    return max(walks, key=kept)
 
 
 def cheapest(
@@ -103,7 +105,7 @@ def _priced_walks(
         walks.append(_walk(trace, cost, limits, worth, round_to))
         total = cost.total(walks[-1])
         used = {kind: total[kind] / limits[kind] for kind in shares}
-        is_same = len(walks) > 1 and np.array_equal(*walks[-2:])
+        is_same = len(walks) > 1 and np.array_equal(walks[-2], walks[-1])
         if is_same or min(used.values(), default=1.0) > REACHED:
             break
         prices = {k: p * (used[k] / max(used.values())) ** FALL for k, p in prices.items()}
@@ -115,7 +117,7 @@ def _expense(
 ) -> np.ndarray:
     """What each channel takes of the limits, every limit at its price; never zero."""
     paid = (price * shares[kind] for kind, price in prices.items())
-    return np.maximum(sum(paid, start=np.zeros(trace.num_channels)), np.finfo(float).tiny)
+    return np.maximum(sum(paid, start=np.zeros(trace.num_channels)), 1e-12)
 
 
 def _worth(cost: Cost, expense: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -159,6 +161,7 @@ class _Blocks:
         length = np.diff(np.r_[first, len(order)])
         mean = np.add.reduceat(worth[order], first) / length if len(first) else np.empty(0)
         ranking = np.argsort(-mean, kind="stable")
+        self.worth = mean[ranking]
         self.classes = classes[first][ranking]
         self._first = order[first[ranking]]
         # For each channel the number of its block, or else of one that never opens.
@@ -196,6 +199,26 @@ def _walk(
     return gates
 
 
+def _walk_in_step(
+    trace: Trace, cost: Cost, limits: Mapping[str, float], scores: np.ndarray, round_to: int
+) -> np.ndarray:
+    """The gates with the greatest share of every layer that fits, and then whatever else does."""
+    blocks = _Blocks(trace, cost, _standing(cost, scores), round_to)
+    gates = blocks.least()
+    widest = np.bincount(cost.classes).max()
+    # How many blocks stand high enough for one part in `widest` of each layer, for two, ...
+    counts = np.searchsorted(-blocks.worth, (np.arange(widest) + 0.5) / widest - 1, side="right")
+
+    def opened(parts: int) -> np.ndarray:
+        return blocks.open(gates, np.arange(counts[parts - 1])) if parts else gates
+
+    gates = opened(_greatest(lambda parts: cost.fits(opened(parts), limits), int(widest)))
+    if not cost.fits(gates, limits):
+        gates = cheapest(trace, cost, limits, round_to)
+    _fill(gates, blocks, cost, limits)
+    return gates
+
+
 def _fill(gates: np.ndarray, blocks: _Blocks, cost: Cost, limits: Mapping[str, float]) -> None:
     """Open (in place) every block that still fits, in the order of the ranking."""
     waiting = blocks.closed(gates)
@@ -220,18 +243,21 @@ def _longest_fitting(
     limits: Mapping[str, float],
     waiting: np.ndarray,
 ) -> int:
-    """How many blocks, from the start of `waiting`, can be opened together.
+    """How many blocks, from the start of `waiting`, can be opened together."""
+    return _greatest(
+        lambda count: cost.fits(blocks.open(gates, waiting[:count]), limits), len(waiting)
+    )
+
+
+def _greatest(fits: Callable[[int], bool], most: int) -> int:
+    """The greatest number that fits, of those up to `most`; 0 if 1 does not.
 
     Doubling first, then bisection: near the limit it is mostly none.
     """
-
-    def fits(count: int) -> bool:
-        return cost.fits(blocks.open(gates, waiting[:count]), limits)
-
     good, bad = 0, 1
-    while bad <= len(waiting) and fits(bad):
+    while bad <= most and fits(bad):
         good, bad = bad, 2 * bad
-    bad = min(bad, len(waiting) + 1)
+    bad = min(bad, most + 1)
     while bad - good > 1:
         middle = (good + bad) // 2
         good, bad = (middle, bad) if fits(middle) else (good, middle)

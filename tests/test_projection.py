@@ -132,12 +132,15 @@ def test_a_limit_that_would_not_be_reached_gives_way_to_the_others() -> None:
     assert all(0.95 * limit < total[kind] <= limit for kind, limit in limits.items())
 
 
-def test_gaps_that_a_planner_leaves_do_not_hold_the_flash_back() -> None:
-    # Tensors of 57 channels and of 50 take a third more RAM in a row than tensors of 57 alone.
+@pytest.mark.parametrize(
+    "budget", [Budget(flash_bytes=0.8, ram_bytes=0.9), Budget(ram_bytes=0.98)], ids=str
+)
+def test_gaps_that_a_planner_leaves_close_no_channels(budget: Budget) -> None:
+    # In a chain, tensors of 57 channels and of 50 take a third more RAM than tensors of 57 alone.
     found = trace(keyword_spotting())
     cost = Cost(found, ["flash_bytes", "ram_bytes"])
     full = cost.total(np.ones(found.num_channels, bool))
-    limits = Budget(flash_bytes=0.8, ram_bytes=0.9).limits(full)
+    limits = budget.limits(full)
     rng = np.random.default_rng(0)
     for _ in range(5):
         scores = rng.exponential(size=found.num_channels)
@@ -147,7 +150,9 @@ def test_gaps_that_a_planner_leaves_do_not_hold_the_flash_back() -> None:
         gates = project(found, cost, limits, scores)
 
         assert cost.fits(gates, limits)
-        assert cost.total(gates)["flash_bytes"] > 0.85 * limits["flash_bytes"]
+        assert cost.total(gates)["flash_bytes"] > 0.9 * limits.get(
+            "flash_bytes", full["flash_bytes"]
+        )
 
 
 def test_an_impossible_budget_names_the_least_possible() -> None:
