@@ -204,15 +204,15 @@ def _walk_in_step(
 ) -> np.ndarray:
     """The gates with the greatest share of every layer that fits, and then whatever else does."""
     blocks = _Blocks(trace, cost, _standing(cost, scores), round_to)
-    gates = blocks.least()
-    widest = np.bincount(cost.classes).max()
+    least = blocks.least()
+    widest = int(np.bincount(cost.classes).max())
     # How many blocks stand high enough for one part in `widest` of each layer, for two, ...
     counts = np.searchsorted(-blocks.worth, (np.arange(widest) + 0.5) / widest - 1, side="right")
 
     def opened(parts: int) -> np.ndarray:
-        return blocks.open(gates, np.arange(counts[parts - 1])) if parts else gates
+        return blocks.open(least, np.arange(counts[parts - 1])) if parts else least
 
-    gates = opened(_greatest(lambda parts: cost.fits(opened(parts), limits), int(widest)))
+    gates = opened(_greatest(lambda parts: cost.fits(opened(parts), limits), widest))
     if not cost.fits(gates, limits):
         gates = cheapest(trace, cost, limits, round_to)
     _fill(gates, blocks, cost, limits)
