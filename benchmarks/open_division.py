@@ -40,7 +40,7 @@ POINT = 0.01
 
 ENTRIES = {
     "cifar": dataclasses.replace(TASKS["cifar"], train=20_000, test=5000, epochs=20),
-    "keywords": dataclasses.replace(TASKS["keywords"], epochs=20),
+    "keywords": dataclasses.replace(TASKS["keywords"], epochs=40),
     "wrist": Task("har_wrist", networks.wrist_motion, 3179, 902, 30, (4, 0), False),
 }
 TITLES = {
