@@ -16,6 +16,8 @@ EXPONENT = 0.5
 ROUNDS = 6
 FALL = 4.0
 REACHED = 0.99
+# A channel that takes nothing of any limit counts as one that takes this share, not zero.
+NOTHING = 1e-12
 
 
 def project(
@@ -100,13 +102,15 @@ def _priced_walks(
     shares = cost.shares(limits)
     prices = dict.fromkeys(shares, 1.0)
     walks: list[np.ndarray] = []
-    for _ in range(ROUNDS if len(shares) > 1 else 1):
+    for _ in range(ROUNDS):
         worth = _worth(cost, _expense(trace, shares, prices), scores)
         walks.append(_walk(trace, cost, limits, worth, round_to))
+        if len(shares) < 2:
+            break
         total = cost.total(walks[-1])
         used = {kind: total[kind] / limits[kind] for kind in shares}
         is_same = len(walks) > 1 and np.array_equal(walks[-2], walks[-1])
-        if is_same or min(used.values(), default=1.0) > REACHED:
+        if is_same or min(used.values()) > REACHED:
             break
         prices = {k: p * (used[k] / max(used.values())) ** FALL for k, p in prices.items()}
     return walks
@@ -117,7 +121,7 @@ def _expense(
 ) -> np.ndarray:
     """What each channel takes of the limits, every limit at its price; never zero."""
     paid = (price * shares[kind] for kind, price in prices.items())
-    return np.maximum(sum(paid, start=np.zeros(trace.num_channels)), 1e-12)
+    return np.maximum(sum(paid, start=np.zeros(trace.num_channels)), NOTHING)
 
 
 def _worth(cost: Cost, expense: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -137,11 +141,18 @@ def _worth(cost: Cost, expense: np.ndarray, scores: np.ndarray) -> np.ndarray:
 
 def _standing(cost: Cost, scores: np.ndarray) -> np.ndarray:
     """The place of each channel in its class, from 1 for the best to almost 0."""
-    order = np.lexsort((scores, cost.classes))
-    sizes = np.bincount(cost.classes)
-    place = np.empty(len(scores))
-    place[order] = np.arange(len(scores)) - (np.cumsum(sizes) - sizes)[cost.classes[order]]
-    return (place + 1) / sizes[cost.classes]
+    order, rank = _ranked(cost.classes, scores)
+    sizes = np.bincount(cost.classes)[cost.classes]
+    standing = np.empty(len(scores))
+    standing[order] = (sizes[order] - rank) / sizes[order]
+    return standing
+
+
+def _ranked(classes: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions by class and then the best first, and the place of each in its class, from 0."""
+    order = np.lexsort((-values, classes))
+    sizes = np.bincount(classes)
+    return order, np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
 
 
 class _Blocks:
@@ -153,17 +164,15 @@ class _Blocks:
     def __init__(self, trace: Trace, cost: Cost, worth: np.ndarray, round_to: int) -> None:
         self._trace = trace
         free = np.flatnonzero(trace.free)
-        order = free[np.lexsort((-worth[free], cost.classes[free]))]
-        classes = cost.classes[order]
-        starts = np.flatnonzero(np.r_[True, classes[1:] != classes[:-1]])
-        rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
+        order, rank = _ranked(cost.classes[free], worth[free])
+        order = free[order]
         first = np.flatnonzero(rank % round_to == 0)
         length = np.diff(np.r_[first, len(order)])
         mean = np.add.reduceat(worth[order], first) / length if len(first) else np.empty(0)
         ranking = np.argsort(-mean, kind="stable")
         self.worth = mean[ranking]
-        self.classes = classes[first][ranking]
         self._first = order[first[ranking]]
+        self.classes = cost.classes[self._first]
         # For each channel the number of its block, or else of one that never opens.
         self._of = np.full(trace.num_channels, len(ranking))
         self._of[order] = np.repeat(np.argsort(ranking), length)
