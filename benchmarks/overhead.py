@@ -4,7 +4,8 @@
 
 Time: all variants of a network in one process, in turn, a few steps at a time, so that a busy
 moment hits all alike; the ratio to the plain network, of the least and of the median round.
-Memory: a fresh process for each variant; growth of its peak from before the network was built.
+Memory: a fresh process for each variant; growth of its peak from before the network was built,
+and what each further sample of a larger batch takes.
 Projection: scores to gates of ResNet50 (more than 10,000 channels), against the training between
 two projections.
 """
@@ -64,14 +65,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
     parser.add_argument("--json", type=Path, help="write the figures there, too")
-    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.peak:
-        print(peak(*args.peak))
+        name, variant, batch = args.peak
+        print(peak(name, variant, int(batch)))
         return
     result: dict[str, object] = {}
     for name in args.networks:
-        result[name] = {"time": times(name, args.rounds), "memory": memory(name)}
+        result[name] = {"time": times(name, args.rounds), **memory(name)}
         print(name, json.dumps(result[name]), flush=True)
     result["projection"] = projection()
     print("projection", json.dumps(result["projection"]))
@@ -79,10 +81,9 @@ def main() -> None:
         args.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def trainer(name: str, variant: str) -> Callable[[], object]:
+def trainer(name: str, variant: str, batch: int) -> Callable[[], object]:
     """A compiled network of that variant; calling it trains one step."""
-    make, batch = NETWORKS[name]
-    model = make()
+    model = NETWORKS[name][0]()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     if variant != "plain":
         model = add_masks(model, importance=variant)
@@ -96,7 +97,8 @@ def trainer(name: str, variant: str) -> Callable[[], object]:
 
 def times(name: str, rounds: int) -> dict[str, dict[str, float]]:
     """Seconds of a step of the plain network; of the others, times those."""
-    steps = {variant: trainer(name, variant) for variant in VARIANTS}
+    batch = NETWORKS[name][1]
+    steps = {variant: trainer(name, variant, batch) for variant in VARIANTS}
     for step in steps.values():
         step()
         step()
@@ -117,26 +119,35 @@ def times(name: str, rounds: int) -> dict[str, dict[str, float]]:
     }
 
 
-def memory(name: str) -> dict[str, float]:
-    """Megabytes by which the peak of training the plain network grows; of the others, the ratio."""
-    command = [sys.executable, "-m", "benchmarks.overhead", "--peak", name]
-    grown = {
-        variant: float(
-            subprocess.run([*command, variant], check=True, capture_output=True, text=True).stdout
-        )
-        for variant in VARIANTS
-    }
-    plain = grown["plain"]
+def memory(name: str) -> dict[str, dict[str, float]]:
+    """Megabytes by which the peak of training the plain network grows; of the others, the ratio.
+
+    With the batch that is timed, and for each further sample.
+    """
+    batch = NETWORKS[name][1]
+    timed, larger = (
+        {variant: peak_of_process(name, variant, size) for variant in VARIANTS}
+        for size in (batch, 4 * batch)
+    )
+    further = {variant: (larger[variant] - timed[variant]) / (3 * batch) for variant in VARIANTS}
     return {
-        "plain_megabytes": round(plain, 1),
-        **{v: round(grown[v] / plain, 3) for v in VARIANTS[1:]},
+        how: {
+            "plain_megabytes": round(grown["plain"], 3),
+            **{v: round(grown[v] / grown["plain"], 3) for v in VARIANTS[1:]},
+        }
+        for how, grown in (("memory", timed), ("memory_per_sample", further))
     }
 
 
-def peak(name: str, variant: str) -> float:
+def peak_of_process(name: str, variant: str, batch: int) -> float:
+    command = [sys.executable, "-m", "benchmarks.overhead", "--peak", name, variant, str(batch)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def peak(name: str, variant: str, batch: int) -> float:
     keras.ops.zeros(1)  # what TensorFlow takes for itself
     before = high_water()
-    step = trainer(name, variant)
+    step = trainer(name, variant, batch)
     for _ in range(8):
         step()
     return high_water() - before
