@@ -15,19 +15,29 @@ ROOT = Path(__file__).parent.parent
 
 def test_the_quickstart_runs_and_meets_its_budget(tmp_path: Path) -> None:
     require("sklearn", "tflite_micro", "arm-none-eabi-gcc", "qemu-system-arm")
-    example = ROOT / "examples" / "quickstart.py"
+    example = str(ROOT / "examples" / "quickstart.py")
+    # Seeded, as the example itself is not: of many trainings, a rare one ends in a bad epoch.
+    seeded = "import keras, runpy, sys; keras.utils.set_random_seed(0); runpy.run_path(sys.argv[1])"
 
-    result = subprocess.run(
-        [sys.executable, example], cwd=tmp_path, check=True, capture_output=True, text=True
-    )
+    shown = subprocess.run(
+        [sys.executable, "-c", seeded, example],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
 
-    assert "188,992 (25.0%)" in result.stdout
-    kept = re.search(r"kept +[\d.]+% +([\d.]+)%", result.stdout)
-    assert kept and float(kept[1]) <= 25.0
-    accuracy = re.search(r"accuracy (0\.\d+)$", result.stdout, re.MULTILINE)
-    assert "the same bytes: True" in result.stdout
-    assert accuracy and float(accuracy[1]) >= 0.95
+    assert "188,992 (25.0%)" in shown
+    assert _figures(r"kept +[\d.]+% +([\d.]+)%", shown)[-1] <= 25.0
+    assert "the same bytes: True" in shown
+    accuracy = _figures(r"val_accuracy: ([\d.]+)", shown)[-1]
+    assert accuracy >= 0.95, shown
+    assert abs(_figures(r"bytes, accuracy ([\d.]+)", shown)[-1] - accuracy) <= 0.02, shown
     assert (tmp_path / "firmware" / "tflm" / "digits_model_data.cc").is_file()
+
+
+def _figures(pattern: str, text: str) -> list[float]:
+    return [float(figure) for figure in re.findall(pattern, text)]
 
 
 def test_the_example_of_a_sweep_trains_a_point(tmp_path: Path) -> None:
