@@ -57,8 +57,8 @@ def at_least(share: float) -> Callable:
     """Every layer keeps this share of its channels, the worthiest ones."""
 
     def least(self: Any) -> np.ndarray:
-        gates = ~self._trace.free
-        for _, channels in self._trace.makers:
+        gates = ~self.trace.free
+        for _, channels in self.trace.makers:
             blocks = np.unique(self._of[channels[~gates[channels]]])
             missing = math.ceil(share * len(channels)) - int(gates[channels].sum())
             gates = self.open(gates, blocks[: max(missing, 0)])

@@ -162,7 +162,7 @@ class _Blocks:
     """
 
     def __init__(self, trace: Trace, cost: Cost, worth: np.ndarray, round_to: int) -> None:
-        self._trace = trace
+        self.trace, self.cost, self.round_to = trace, cost, round_to
         free = np.flatnonzero(trace.free)
         order, rank = _ranked(cost.classes[free], worth[free])
         order = free[order]
@@ -189,8 +189,8 @@ class _Blocks:
 
     def least(self) -> np.ndarray:
         """Only what must stay, and the worthiest block of each layer that would have none."""
-        gates = ~self._trace.free
-        for _, channels in self._trace.makers:
+        gates = ~self.trace.free
+        for _, channels in self.trace.makers:
             if not gates[channels].any():
                 gates = self.open(gates, self._of[channels].min())
         return gates
@@ -201,11 +201,7 @@ def _walk(
 ) -> np.ndarray:
     """The gates when every block that fits is opened, the worthiest first."""
     blocks = _Blocks(trace, cost, worth, round_to)
-    gates = blocks.least()
-    if not cost.fits(gates, limits):
-        gates = cheapest(trace, cost, limits, round_to)
-    _fill(gates, blocks, cost, limits)
-    return gates
+    return _filled(blocks.least(), blocks, limits)
 
 
 def _walk_in_step(
@@ -221,20 +217,22 @@ def _walk_in_step(
     def opened(parts: int) -> np.ndarray:
         return blocks.open(least, np.arange(counts[parts - 1])) if parts else least
 
-    gates = opened(_greatest(lambda parts: cost.fits(opened(parts), limits), widest))
-    if not cost.fits(gates, limits):
-        gates = cheapest(trace, cost, limits, round_to)
-    _fill(gates, blocks, cost, limits)
-    return gates
+    most = _greatest(lambda parts: cost.fits(opened(parts), limits), widest)
+    return _filled(opened(most), blocks, limits)
 
 
-def _fill(gates: np.ndarray, blocks: _Blocks, cost: Cost, limits: Mapping[str, float]) -> None:
-    """Open (in place) every block that still fits, in the order of the ranking."""
+def _filled(gates: np.ndarray, blocks: _Blocks, limits: Mapping[str, float]) -> np.ndarray:
+    """The gates with every block opened that still fits, in the order of the ranking.
+
+    Gates that do not fit themselves are given up for those of the cheapest network.
+    """
+    if not blocks.cost.fits(gates, limits):
+        gates = cheapest(blocks.trace, blocks.cost, limits, blocks.round_to)
     waiting = blocks.closed(gates)
     opened = 0
     while len(waiting):
-        fitting = _longest_fitting(gates, blocks, cost, limits, waiting)
-        gates[:] = blocks.open(gates, waiting[:fitting])
+        fitting = _longest_fitting(gates, blocks, limits, waiting)
+        gates = blocks.open(gates, waiting[:fitting])
         opened += fitting
         # What does not fit, nor do its like: opening channels makes the others dearer.
         refused = blocks.classes[waiting[fitting : fitting + 1]]
@@ -243,18 +241,15 @@ def _fill(gates: np.ndarray, blocks: _Blocks, cost: Cost, limits: Mapping[str, f
         if not len(waiting) and opened:
             # Hardly ever is that not so: a planner may find a better layout for a larger buffer.
             waiting, opened = blocks.closed(gates), 0
+    return gates
 
 
 def _longest_fitting(
-    gates: np.ndarray,
-    blocks: _Blocks,
-    cost: Cost,
-    limits: Mapping[str, float],
-    waiting: np.ndarray,
+    gates: np.ndarray, blocks: _Blocks, limits: Mapping[str, float], waiting: np.ndarray
 ) -> int:
     """How many blocks, from the start of `waiting`, can be opened together."""
     return _greatest(
-        lambda count: cost.fits(blocks.open(gates, waiting[:count]), limits), len(waiting)
+        lambda count: blocks.cost.fits(blocks.open(gates, waiting[:count]), limits), len(waiting)
     )
 
 
