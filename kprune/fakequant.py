@@ -16,7 +16,8 @@ from kprune.rescaling import WIDE
 MOMENTUM = 0.95
 
 _STEPS = 127  # int8 weights are symmetric: -127 to 127.
-_LEAST_RANGE = 1e-6
+LEAST_RANGE = 1e-6  # Of what is always zero, a dead layer, say.
+_MOST_BIAS = 2**30 - 1  # In steps: of a larger bias the converter makes the steps larger.
 _OFF_TIE = 1e-3  # In steps: more than the errors of float32, less than means lie apart.
 
 
@@ -89,7 +90,7 @@ class FakeQuant(keras.layers.Layer):
         elif training and self.limits is None:
             x = ops.cast(ops.stop_gradient(inputs), "float32")
             self._follow(self.low, ops.minimum(ops.min(x), 0.0))
-            self._follow(self.high, ops.maximum(ops.max(x), _LEAST_RANGE))
+            self._follow(self.high, ops.maximum(ops.max(x), LEAST_RANGE))
         # On TensorFlow this is the operation in which the converter finds the range.
         return keras.quantizers.fake_quant_with_min_max_vars(inputs, self.low, self.high)
 
@@ -148,9 +149,12 @@ class FakeQuantWeights(keras.layers.Wrapper):
         self.axes = tuple(axes)
 
     def call(self, inputs: object, is_scale: bool = False) -> object:
-        """Run the layer; with `is_scale`, give the scales of its weights, `(channels,)`."""
+        """Run the layer; with `is_scale`, give the scales of its weights, `(channels,)`.
+
+        `inputs` is then the scale of the layer's inputs, of shape `()`.
+        """
         if is_scale:
-            return self._scales()
+            return self._scales(inputs)
         layer = self.layer
         outputs, _ = layer.stateless_call(
             [self._used(v) for v in layer.trainable_variables],
@@ -164,7 +168,7 @@ class FakeQuantWeights(keras.layers.Wrapper):
         return self._round(value) if variable.name == self.weight else value
 
     def _round(self, w: object) -> object:
-        scale = ops.stop_gradient(ops.maximum(self._greatest(w), _LEAST_RANGE) / _STEPS)
+        scale = ops.stop_gradient(ops.maximum(self._greatest(w), LEAST_RANGE) / _STEPS)
         rounded = ops.round(w / scale) * scale
         # Value: the rounded weight. Gradient: that of the weight, as if it were not rounded.
         return w + ops.stop_gradient(rounded - w)
@@ -175,10 +179,16 @@ class FakeQuantWeights(keras.layers.Wrapper):
         within = tuple(a for a in range(rank) if a not in channels)
         return ops.max(ops.abs(w), axis=within, keepdims=True)
 
-    def _scales(self) -> object:
+    def _scales(self, step: object) -> object:
         # As the converter finds them, of weights that are rounded already.
         greatest = self._greatest(self._round(ops.convert_to_tensor(self._variable)))
-        return ops.reshape(ops.cast(ops.cast(greatest, WIDE) / _STEPS, "float32"), (-1,))
+        scales = ops.reshape(ops.cast(greatest, WIDE) / _STEPS, (-1,))
+        bias = getattr(self.layer, "bias", None)
+        if bias is not None:
+            most = ops.cast(step, WIDE) * _MOST_BIAS
+            scales = ops.maximum(scales, ops.abs(ops.cast(bias, WIDE)) / most)
+        # Where all is zero any scale will do.
+        return ops.cast(ops.where(scales > 0, scales, ops.ones_like(scales)), "float32")
 
     def rounded(self) -> object:
         """The value of the rounded weight, as an array."""

@@ -15,7 +15,7 @@ from keras import activations, layers, tree
 
 from kprune.calibration import read_samples
 from kprune.errors import UnsupportedLayerError
-from kprune.fakequant import FakeQuant, FakeQuantWeights
+from kprune.fakequant import LEAST_RANGE, FakeQuant, FakeQuantWeights
 from kprune.folding import FUSED, OUTPUT_AXES, PARTED, fold, is_bare, readers
 from kprune.graph import Call, Graph, read_graph, rebuild, unique
 from kprune.layers import ChannelMask
@@ -167,7 +167,8 @@ def _native(graph: Graph, samples: list[np.ndarray]) -> keras.Model:
     model = _Rounding(folded, rounding).model()
     for key, bounds in _ranges(folded, list(rounding), samples).items():
         if rounding[key].limits is None:
-            rounding[key].set_weights([np.float32(bound) for bound in bounds])
+            low, high = bounds
+            rounding[key].set_weights([np.float32(low), np.float32(max(high, low + LEAST_RANGE))])
     return model
 
 
@@ -237,7 +238,7 @@ class _Rounding:
             return rescale(outputs, terms=terms, units=units, scale=scale)
         weighted = self.weighted.get(id(maker.operation))
         if isinstance(weighted, FakeQuantWeights):
-            units.append(weighted(terms[0], is_scale=True))
+            units.append(weighted(units[0], is_scale=True))
         if isinstance(maker.operation, layers.PReLU):
             return rescale(outputs, units=units, scale=scale, source=terms[0])
         return rescale(outputs, units=units, scale=scale)

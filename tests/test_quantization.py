@@ -84,6 +84,25 @@ def shared():
     return with_random_weights(keras.Model(inputs, layers.GlobalMaxPooling2D()(x)))
 
 
+def dead():
+    """A channel without weights, one almost without, and a layer that is never above zero."""
+    network = model_of(
+        layers.Conv2D(4, 3, name="channels"),
+        layers.ReLU(),
+        layers.DepthwiseConv2D(3, name="layer"),
+        layers.ReLU(),
+        layers.Conv2D(4, 1),
+        layers.ReLU(),
+        layers.GlobalAveragePooling2D(),
+        layers.Dense(3),
+    )
+    kernel, bias = network.get_layer("channels").get_weights()
+    network.get_layer("channels").set_weights([kernel * [0.0, 1e-9, 1.0, 1.0], abs(bias)])
+    kernel, bias = network.get_layer("layer").get_weights()
+    network.get_layer("layer").set_weights([-abs(kernel), -abs(bias)])
+    return network
+
+
 CONV = {"use_bias": False, "padding": "same"}
 NETWORKS = {
     "conv": lambda: model_of(
@@ -95,6 +114,7 @@ NETWORKS = {
         layers.Flatten(),
         layers.Dense(5),
     ),
+    "dead": dead,
     "separable": lambda: model_of(
         layers.DepthwiseConv2D(3, depth_multiplier=2, **CONV),
         layers.BatchNormalization(),
