@@ -2,7 +2,9 @@
 
 import importlib.util
 import os
+import random
 import shutil
+import sys
 
 import pytest
 from hypothesis import settings
@@ -10,6 +12,15 @@ from hypothesis import settings
 # The same examples in every run, and no clock: these machines are noisy.
 settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile("fixed")
+
+
+@pytest.hookimpl(tryfirst=True)  # before the fixtures of a whole file, too
+def pytest_runtest_setup() -> None:
+    """The same weights in every run: Keras takes its seeds from `random`, TensorFlow its own."""
+    random.seed(0)
+    if keras := sys.modules.get("keras"):
+        keras.utils.set_random_seed(0)
+
 
 # What no package that CI reaches can install.
 UNAVAILABLE = {"renode-test"}
