@@ -16,7 +16,7 @@ from kprune.rescaling import WIDE
 MOMENTUM = 0.95
 
 _STEPS = 127  # int8 weights are symmetric: -127 to 127.
-LEAST_RANGE = 1e-6  # Of what is always zero, a dead layer, say.
+_LEAST_RANGE = 1e-6  # Of what is always zero, a dead layer, say.
 _MOST_BIAS = 2**30 - 1  # In steps: of a larger bias the converter makes the steps larger.
 _OFF_TIE = 1e-3  # In steps: more than the errors of float32, less than means lie apart.
 
@@ -72,6 +72,11 @@ class FakeQuant(keras.layers.Layer):
             autocast=False,
         )
 
+    def start(self, low: float, high: float) -> None:
+        """Set the range that training begins with, wide enough to have a scale."""
+        self.low.assign(low)
+        self.high.assign(max(high, low + _LEAST_RANGE))
+
     def call(
         self,
         inputs: object,
@@ -90,7 +95,7 @@ class FakeQuant(keras.layers.Layer):
         elif training and self.limits is None:
             x = ops.cast(ops.stop_gradient(inputs), "float32")
             self._follow(self.low, ops.minimum(ops.min(x), 0.0))
-            self._follow(self.high, ops.maximum(ops.max(x), LEAST_RANGE))
+            self._follow(self.high, ops.maximum(ops.max(x), _LEAST_RANGE))
         # On TensorFlow this is the operation in which the converter finds the range.
         return keras.quantizers.fake_quant_with_min_max_vars(inputs, self.low, self.high)
 
@@ -168,7 +173,7 @@ class FakeQuantWeights(keras.layers.Wrapper):
         return self._round(value) if variable.name == self.weight else value
 
     def _round(self, w: object) -> object:
-        scale = ops.stop_gradient(ops.maximum(self._greatest(w), LEAST_RANGE) / _STEPS)
+        scale = ops.stop_gradient(ops.maximum(self._greatest(w), _LEAST_RANGE) / _STEPS)
         rounded = ops.round(w / scale) * scale
         # Value: the rounded weight. Gradient: that of the weight, as if it were not rounded.
         return w + ops.stop_gradient(rounded - w)
@@ -188,7 +193,7 @@ class FakeQuantWeights(keras.layers.Wrapper):
             most = ops.cast(step, WIDE) * _MOST_BIAS
             scales = ops.maximum(scales, ops.abs(ops.cast(bias, WIDE)) / most)
         # Where all is zero any scale will do.
-        return ops.cast(ops.where(scales > 0, scales, ops.ones_like(scales)), "float32")
+        return ops.cast(ops.where(scales > 0, scales, 1.0), "float32")
 
     def rounded(self) -> object:
         """The value of the rounded weight, as an array."""

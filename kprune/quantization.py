@@ -15,7 +15,7 @@ from keras import activations, layers, tree
 
 from kprune.calibration import read_samples
 from kprune.errors import UnsupportedLayerError
-from kprune.fakequant import LEAST_RANGE, FakeQuant, FakeQuantWeights
+from kprune.fakequant import FakeQuant, FakeQuantWeights
 from kprune.folding import FUSED, OUTPUT_AXES, PARTED, fold, is_bare, readers
 from kprune.graph import Call, Graph, read_graph, rebuild, unique
 from kprune.layers import ChannelMask
@@ -167,8 +167,7 @@ def _native(graph: Graph, samples: list[np.ndarray]) -> keras.Model:
     model = _Rounding(folded, rounding).model()
     for key, bounds in _ranges(folded, list(rounding), samples).items():
         if rounding[key].limits is None:
-            low, high = bounds
-            rounding[key].set_weights([np.float32(low), np.float32(max(high, low + LEAST_RANGE))])
+            rounding[key].start(*bounds)
     return model
 
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 def test_the_quickstart_runs_and_meets_its_budget(tmp_path: Path) -> None:
     require("sklearn", "tflite_micro", "arm-none-eabi-gcc", "qemu-system-arm")
     example = str(ROOT / "examples" / "quickstart.py")
-    # Seeded, as the example itself is not: of many trainings, a rare one ends in a bad epoch.
+    # Seeded, as the example itself is not: of many trainings, a rare one comes out worse.
     seeded = "import keras, runpy, sys; keras.utils.set_random_seed(0); runpy.run_path(sys.argv[1])"
 
     shown = subprocess.run(
@@ -30,9 +30,10 @@ def test_the_quickstart_runs_and_meets_its_budget(tmp_path: Path) -> None:
     assert "188,992 (25.0%)" in shown
     assert _figures(r"kept +[\d.]+% +([\d.]+)%", shown)[-1] <= 25.0
     assert "the same bytes: True" in shown
-    accuracy = _figures(r"val_accuracy: ([\d.]+)", shown)[-1]
-    assert accuracy >= 0.95, shown
-    assert abs(_figures(r"bytes, accuracy ([\d.]+)", shown)[-1] - accuracy) <= 0.02, shown
+    in_float = _figures(r"val_accuracy: ([\d.]+)", shown)[-1]
+    in_int8 = _figures(r"bytes, accuracy ([\d.]+)", shown)[-1]
+    assert in_int8 >= 0.95, shown
+    assert abs(in_int8 - in_float) <= 0.02, shown
     assert (tmp_path / "firmware" / "tflm" / "digits_model_data.cc").is_file()
 
 
