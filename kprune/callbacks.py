@@ -11,6 +11,7 @@ from kprune.budget import Budget
 from kprune.channels import trace
 from kprune.cost import MEMORY, Cost
 from kprune.feasibility import assess, assess_memory
+from kprune.importance import MOMENTUM
 from kprune.losses import CompressionLoss
 from kprune.masking import find_masked, read_gates, read_scores, write_gates
 from kprune.projection import project
@@ -218,8 +219,8 @@ class PruneCallback(keras.callbacks.Callback):
         unit = _unit(self.model)
         if unit != self._unit:
             for mask, _ in self._trace.masks:
-                if hasattr(mask, "unit"):
-                    mask.unit.assign(unit)
+                if hasattr(mask, "rate"):
+                    mask.rate.assign((1.0 - MOMENTUM) / unit)
         self._unit = unit
 
     def _project(self, excess: float) -> None:

@@ -4,7 +4,6 @@
 per gate together with the weights, "magnitude" looks at nothing but the weights.
 """
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ Tensor = Any
 # How much of the old score one training step keeps.
 MOMENTUM = 0.99
 
+ONE_STEP = {"class_name": "Constant", "config": {"value": 1.0 - MOMENTUM}}
 NEARLY_OPEN = {"class_name": "RandomNormal", "config": {"mean": 1.0, "stddev": 0.1}}
 
 
@@ -42,45 +42,40 @@ class Importance:
     shared: bool = False
 
 
-def along(axis: int, rank: int, values: Tensor) -> Tensor:
-    """One value per channel, in the shape that multiplies a tensor of that rank."""
+def _along(axis: int, values: Tensor, x: Tensor) -> Tensor:
+    """One value per channel, as it multiplies `x`."""
+    values = ops.cast(values, x.dtype)
+    rank = len(x.shape)
+    if axis == rank - 1:
+        return values
     return ops.reshape(values, [-1 if a == axis else 1 for a in range(rank)])
 
 
-def _taylor(x: Tensor, axis: int, gates: Tensor, scores: Tensor, unit: Tensor) -> Tensor:
+def _taylor(x: Tensor, axis: int, gates: Tensor, scores: Tensor, rate: Tensor) -> Tensor:
     """The score moves to `sum over samples of |dLoss/dgate|`: its "gradient" is its next value.
 
     The absolute value is taken per sample, because the signed sum vanishes for any channel whose
     scale has converged. Closed channels are scored like open ones, so they can come back.
     """
-    rank = len(x.shape)
+    gates = _along(axis, gates, x)
+    elsewhere = [a for a in range(1, len(x.shape)) if a != axis]
 
+    # Gates and rate are no arguments: what has no gradient costs operations at every mask.
     @ops.custom_gradient
-    def gate(x: Tensor, gates: Tensor, scores: Tensor, unit: Tensor) -> tuple:
+    def gate(x: Tensor, scores: Tensor) -> tuple:
         def grad(*args: Tensor, upstream: Tensor = None) -> tuple:
             # torch passes the saved arguments and `upstream`; TensorFlow and JAX only dL/dy.
             dy = args[-1] if upstream is None else upstream
             # dL/dgate of each sample, taken before the gate: closed channels are scored too.
-            taylor = ops.sum(ops.abs(_per_sample(x * dy, axis)), axis=0) / unit
-            score = MOMENTUM * scores + (1.0 - MOMENTUM) * taylor
-            return dy * gates, ops.zeros_like(gates), score, ops.zeros_like(unit)
+            taylor = ops.cast(x * dy, "float32")
+            if elsewhere:
+                taylor = ops.sum(taylor, axis=elsewhere)
+            taylor = ops.sum(ops.abs(taylor), axis=0)
+            return dy * gates, MOMENTUM * scores + rate * taylor
 
         return x * gates, grad
 
-    gates = along(axis, rank, ops.cast(gates, x.dtype))
-    return gate(x, gates, ops.convert_to_tensor(scores), ops.convert_to_tensor(unit))
-
-
-def _per_sample(x: Tensor, axis: int) -> Tensor:
-    """The sum over all axes but the first and the channels, in float32."""
-    x = ops.cast(x, "float32")
-    between = x.shape[1:-1]
-    if axis == len(x.shape) - 1 and between and None not in between:
-        # One long axis is summed faster than two short ones.
-        x = ops.reshape(x, (-1, math.prod(between), x.shape[-1]))
-        return ops.sum(x, axis=1)
-    elsewhere = [a for a in range(1, len(x.shape)) if a != axis]
-    return ops.sum(x, axis=elsewhere) if elsewhere else x
+    return gate(x, ops.convert_to_tensor(scores))
 
 
 def _learned(x: Tensor, axis: int, gates: Tensor, logits: Tensor) -> Tensor:
@@ -88,11 +83,11 @@ def _learned(x: Tensor, axis: int, gates: Tensor, logits: Tensor) -> Tensor:
     soft = ops.sigmoid(logits)
     # In brackets: without them 1 + soft - soft is 0.99999994.
     gates = gates + (soft - ops.stop_gradient(soft))
-    return x * along(axis, len(x.shape), ops.cast(gates, x.dtype))
+    return x * _along(axis, gates, x)
 
 
 def _plain(x: Tensor, axis: int, gates: Tensor) -> Tensor:
-    return x * along(axis, len(x.shape), ops.cast(gates, x.dtype))
+    return x * _along(axis, gates, x)
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -105,12 +100,12 @@ IMPORTANCES = {
         {
             # The mean over replicas, each of which has seen its part of the batch.
             "scores": {"initializer": "zeros", "aggregation": "mean"},
-            # What a loss of 1 is in the backward pass: the loss scale of mixed precision over the
-            # number of replicas. `PruneCallback` sets it.
-            "unit": {"initializer": "ones", "shape": (), "trainable": False},
+            # How far a step moves the score. `PruneCallback` divides it by what a loss of 1 is in
+            # the backward pass: the loss scale of mixed precision over the number of replicas.
+            "rate": {"initializer": ONE_STEP, "shape": (), "trainable": False},
         },
         overwrite="scores",
-        score=lambda scores, unit: scores,
+        score=lambda scores, rate: scores,
     ),
     "learned": Importance(
         _learned,

@@ -36,7 +36,7 @@ class ChannelMask(keras.layers.Layer):
         scores: For "taylor", weight of shape `(channels,)`: the running score of each channel,
             never negative. Its "gradient" is its next value, and `overwrite_with_gradient` makes
             any Keras optimizer store it as it is.
-        unit: For "taylor", weight of shape `()`: what a loss of 1 is in the backward pass.
+        rate: For "taylor", weight of shape `()`: how far a training step moves the scores.
         logits: For "learned", weight of shape `(channels,)`; the score is its sigmoid.
 
     Raises:
