@@ -4,8 +4,9 @@
 
 Time: all variants of a network in one process, in turn, a few steps at a time, so that a busy
 moment hits all alike; the ratio to the plain network, of the least and of the median round.
-Memory: a fresh process for each variant; growth of its peak from before the network was built,
-and what each further sample of a larger batch takes.
+Memory: fresh processes for each variant, as the order of TensorFlow's threads moves its peak;
+growth of the peak from before the network was built, the ratio of the least and of the median
+process, and what each further sample of a larger batch takes.
 Projection: scores to gates of ResNet50 (more than 10,000 channels), against the training between
 two projections.
 """
@@ -21,9 +22,8 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from keras import layers
 
-from benchmarks.networks import build
+from benchmarks.networks import build, vgg16
 from kprune import Budget, CompressionLoss, add_masks
 from kprune.callbacks import PROJECTIONS, Schedule
 from kprune.channels import trace
@@ -35,27 +35,18 @@ from kprune.projection import project
 BUDGET = Budget(macs=0.25)
 VARIANTS = ["plain", *IMPORTANCES]
 STEPS = 3
+# That memory is measured in, for each variant and batch.
+PROCESSES = 3
+SUMMARIES = {"least": min, "median": statistics.median}
 # A fit of this many steps is what a projection is compared with.
 FIT = 10_000
-
-
-def vgg() -> keras.Model:
-    """VGG-16 with BatchNormalization on 32 x 32, a quarter as wide."""
-    x = inputs = keras.Input((32, 32, 3))
-    for width, repeats in ((16, 2), (32, 2), (64, 3), (128, 3), (128, 3)):
-        for _ in range(repeats):
-            x = layers.Conv2D(width, 3, padding="same", use_bias=False)(x)
-            x = layers.ReLU()(layers.BatchNormalization()(x))
-        x = layers.MaxPooling2D()(x)
-    x = layers.Dense(128, activation="relu")(layers.Flatten()(x))
-    return keras.Model(inputs, layers.Dense(10)(x), name="vgg")
 
 
 # Name -> how to build it, and the batch to train it with.
 NETWORKS: dict[str, tuple[Callable[[], keras.Model], int]] = {
     "ResNet-8": (lambda: build("MLPerf Tiny IC (ResNet-8)"), 64),
     "DS-CNN": (lambda: build("MLPerf Tiny KWS (DS-CNN)"), 64),
-    "VGG-16, 1/4": (vgg, 64),
+    "VGG-16, 1/4": (lambda: vgg16(0.25), 64),
     "MobileNet, 1/4": (lambda: build("MLPerf Tiny VWW (MobileNet V1)"), 32),
 }
 
@@ -96,7 +87,7 @@ def trainer(name: str, variant: str, batch: int) -> Callable[[], object]:
 
 
 def times(name: str, rounds: int) -> dict[str, dict[str, float]]:
-    """Seconds of a step of the plain network; of the others, times those."""
+    """Seconds of a step of the plain network; of the others, the ratio."""
     batch = NETWORKS[name][1]
     steps = {variant: trainer(name, variant, batch) for variant in VARIANTS}
     for step in steps.values():
@@ -109,34 +100,46 @@ def times(name: str, rounds: int) -> dict[str, dict[str, float]]:
             for _ in range(STEPS):
                 step()
             seconds[variant].append((time.perf_counter() - start) / STEPS)
-    plain = seconds["plain"]
     return {
-        how: {
-            "plain_seconds": round(of(plain), 4),
-            **{v: round(of(seconds[v]) / of(plain), 3) for v in VARIANTS[1:]},
-        }
-        for how, of in (("least", min), ("median", statistics.median))
+        how: relative("seconds", {variant: of(values) for variant, values in seconds.items()})
+        for how, of in SUMMARIES.items()
     }
 
 
-def memory(name: str) -> dict[str, dict[str, float]]:
+def relative(unit: str, values: dict[str, float]) -> dict[str, float]:
+    plain = values["plain"]
+    ratios = {variant: round(values[variant] / plain, 3) for variant in VARIANTS[1:]}
+    return {f"plain_{unit}": round(plain, 4), **ratios}
+
+
+def memory(name: str) -> dict[str, object]:
     """Megabytes by which the peak of training the plain network grows; of the others, the ratio.
 
     With the batch that is timed, and for each further sample.
     """
     batch = NETWORKS[name][1]
-    timed, larger = (
-        {variant: peak_of_process(name, variant, size) for variant in VARIANTS}
-        for size in (batch, 4 * batch)
-    )
-    further = {variant: (larger[variant] - timed[variant]) / (3 * batch) for variant in VARIANTS}
-    return {
-        how: {
-            "plain_megabytes": round(grown["plain"], 3),
-            **{v: round(grown[v] / grown["plain"], 3) for v in VARIANTS[1:]},
-        }
-        for how, grown in (("memory", timed), ("memory_per_sample", further))
+    timed, larger = peaks(name, batch), peaks(name, 4 * batch)
+    further = {
+        variant: (statistics.median(larger[variant]) - statistics.median(timed[variant]))
+        / (3 * batch)
+        for variant in VARIANTS
     }
+    return {
+        "memory": {
+            how: relative("megabytes", {variant: of(timed[variant]) for variant in VARIANTS})
+            for how, of in SUMMARIES.items()
+        },
+        "memory_per_sample": relative("megabytes", further),
+    }
+
+
+def peaks(name: str, batch: int) -> dict[str, list[float]]:
+    """Of each variant, in turn, so that what else the machine does hits all alike."""
+    found: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    for _ in range(PROCESSES):
+        for variant in VARIANTS:
+            found[variant].append(peak_of_process(name, variant, batch))
+    return found
 
 
 def peak_of_process(name: str, variant: str, batch: int) -> float:
