@@ -11,7 +11,7 @@ from kprune.budget import Budget
 from kprune.channels import trace
 from kprune.cost import MEMORY, Cost
 from kprune.feasibility import assess, assess_memory
-from kprune.importance import MOMENTUM
+from kprune.importance import RATE
 from kprune.losses import CompressionLoss
 from kprune.masking import find_masked, read_gates, read_scores, write_gates
 from kprune.projection import project
@@ -220,7 +220,7 @@ class PruneCallback(keras.callbacks.Callback):
         if unit != self._unit:
             for mask, _ in self._trace.masks:
                 if hasattr(mask, "rate"):
-                    mask.rate.assign((1.0 - MOMENTUM) / unit)
+                    mask.rate.assign(RATE / unit)
         self._unit = unit
 
     def _project(self, excess: float) -> None:

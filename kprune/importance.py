@@ -16,8 +16,10 @@ Tensor = Any
 
 # How much of the old score one training step keeps.
 MOMENTUM = 0.99
+# And how much it takes of the new one.
+RATE = 1.0 - MOMENTUM
 
-ONE_STEP = {"class_name": "Constant", "config": {"value": 1.0 - MOMENTUM}}
+AT_RATE = {"class_name": "Constant", "config": {"value": RATE}}
 NEARLY_OPEN = {"class_name": "RandomNormal", "config": {"mean": 1.0, "stddev": 0.1}}
 
 
@@ -102,7 +104,7 @@ IMPORTANCES = {
             "scores": {"initializer": "zeros", "aggregation": "mean"},
             # How far a step moves the score. `PruneCallback` divides it by what a loss of 1 is in
             # the backward pass: the loss scale of mixed precision over the number of replicas.
-            "rate": {"initializer": ONE_STEP, "shape": (), "trainable": False},
+            "rate": {"initializer": AT_RATE, "shape": (), "trainable": False},
         },
         overwrite="scores",
         score=lambda scores, rate: scores,
