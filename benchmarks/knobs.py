@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks import training
 from benchmarks.selection import add_row, is_done, one_thread, rows
-from kprune import projection
+from kprune import callbacks, projection
 from kprune.channels import Trace
 from kprune.cost import Cost
 
@@ -67,6 +67,12 @@ def at_least(share: float) -> Callable:
     return least
 
 
+def ramp(exponent: float) -> Callable:
+    """The shape of the ramp: 1 is a straight line, 3 the default."""
+    cubic = callbacks.Schedule.excess
+    return lambda schedule, progress: cubic(schedule, progress) ** (exponent / 3)
+
+
 LEAST = "kprune.projection._Blocks.least"
 VARIANTS = {
     "default": Variant(),
@@ -75,6 +81,9 @@ VARIANTS = {
     "ramp to 0.7, freeze at 0.85": Variant({"end": 0.7, "freeze": 0.85}),
     "start at 0.2": Variant({"start": 0.2}),
     "start at 0.2, ramp to 0.6": Variant({"start": 0.2, "end": 0.6}),
+    "straight ramp": Variant(replaced={"kprune.callbacks.Schedule.excess": ramp(1)}),
+    "square ramp": Variant(replaced={"kprune.callbacks.Schedule.excess": ramp(2)}),
+    "ramp to the 5th power": Variant(replaced={"kprune.callbacks.Schedule.excess": ramp(5)}),
     "free exchange": Variant(replaced={"kprune.callbacks.STAY": 1.0}),
     "stay 3": Variant(replaced={"kprune.callbacks.STAY": 3.0}),
     "stay 1000": Variant(replaced={"kprune.callbacks.STAY": 1000.0}),
