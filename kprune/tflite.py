@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from ai_edge_litert import schema_py_generated as schema
 from keras import layers, tree
 
 from kprune.c.resolver import has_operator
@@ -15,13 +16,13 @@ from kprune.calibration import read_samples
 from kprune.child import run_in_child
 from kprune.errors import UnsupportedOpError
 from kprune.fakequant import FakeQuant, FakeQuantWeights
-from kprune.flatbuffer import Network, read
+from kprune.flatbuffer import Network, pack, read
 from kprune.graph import Call, Graph, copy_layers, copy_model, read_graph, rebuild
 from kprune.quantization import check_unmasked
 from kprune.quiet import quiet
 from kprune.repacking import repack
 from kprune.rescaling import Rescale, RescaleSum
-from kprune.tfmot import TfmotModel
+from kprune.tfmot import MARK, TfmotModel, marked
 
 FORMATS = ("int8", "int16x8", "float")
 
@@ -32,9 +33,6 @@ _FLOAT_ONLY = {"CEIL", "COS", "EXP", "FLOOR", "LOG", "ROUND", "SIN", "SQRT", "SQ
 _ROUNDING = (FakeQuant, Rescale, RescaleSum)
 _APART = {"is_average", "is_step", "is_scale"}
 
-# Appended to the name of each layer with its number, so that the names of tensors lead back to it.
-_MARK = "-kp"
-
 
 def to_tflite(model: Any, representative_data: object = None, format: str = "int8") -> bytes:
     """Convert a model to a flatbuffer of integers: int8 in, int8 out, int8 in between.
@@ -42,7 +40,7 @@ def to_tflite(model: Any, representative_data: object = None, format: str = "int
     Weights are quantised per output channel, activations by the ranges they take on the
     representative data; for a model from `quantize_aware`, by the ranges that were trained. The
     batch size is fixed to 1, as a microcontroller runs it, and every operator is one that
-    TensorFlow Lite Micro has.
+    TensorFlow Lite Micro has. Inputs and outputs stand in the order of the model.
 
     Args:
         model: A Sequential or functional model of plain layers, from `slim`, or a trained model
@@ -75,7 +73,7 @@ def to_tflite(model: Any, representative_data: object = None, format: str = "int
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}.")
     if isinstance(model, TfmotModel):
-        return _checked(model.graph, model.to_flatbuffer(format), format)
+        return _checked(model.graph, in_order(model.to_flatbuffer(format)), format)
     graph = read_graph(model)
     check_unmasked(graph)
     _check_weights(graph)
@@ -95,13 +93,26 @@ def _checked(graph: Graph, flatbuffer: bytes, format: str) -> bytes:
     network = read(flatbuffer)
     check_operators(graph, network, format)
     # The converter's long names go; those of the layers stay, for generated C is named after them.
-    inputs = {i: _plain_name(network.tensors[i].name) for i in network.inputs}
+    inputs = {i: t.name for i, t in zip(network.inputs, tree.flatten(graph.inputs), strict=True)}
     return repack(flatbuffer, names=layer_names(graph, network) | inputs)
 
 
-def _plain_name(name: str) -> str:
-    """What the caller named an input, from `serving_default_image:0`."""
-    return re.sub(r"^serving_default_|:\d+$", "", name)
+def in_order(flatbuffer: bytes) -> bytes:
+    """The converter's flatbuffer with inputs and outputs in the order of the model.
+
+    The converter has an order of its own, and tells in the signature which is which: the numbers
+    at the end of their names there count them in the model's order.
+    """
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(flatbuffer, 0))
+    (signature,) = model.signatureDefs
+    model.subgraphs[0].inputs = _indices(signature.inputs)
+    model.subgraphs[0].outputs = _indices(signature.outputs)
+    return pack(model)
+
+
+def _indices(ends: list[schema.TensorMapT]) -> np.ndarray:
+    numbered = {int(re.findall(rb"\d+", end.name)[-1]): end.tensorIndex for end in ends}
+    return np.array([numbered[n] for n in sorted(numbered)], np.int32)
 
 
 def convert(graph: Graph, samples: list[np.ndarray], format: str) -> bytes:
@@ -116,14 +127,13 @@ def convert(graph: Graph, samples: list[np.ndarray], format: str) -> bytes:
         return _convert_in_child(graph, samples, format)
     import tensorflow as tf
 
-    names = [t.name for t in tree.flatten(graph.inputs)]
+    model = _plain_model(graph, is_rounded=format == "int8")
 
     def batches() -> Iterator[dict[str, np.ndarray]]:
         # By name: the converter sorts the inputs.
         for sample in zip(*samples, strict=True):
-            yield {name: v[np.newaxis] for name, v in zip(names, sample, strict=True)}
+            yield {t.name: v[np.newaxis] for t, v in zip(model.inputs, sample, strict=True)}
 
-    model = _plain_model(graph, is_rounded=format == "int8")
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     if format != "float":
         ops = tf.lite.OpsSet
@@ -137,7 +147,7 @@ def convert(graph: Graph, samples: list[np.ndarray], format: str) -> bytes:
         converter.inference_output_type = converter.inference_input_type
     with quiet() as said:
         try:
-            return converter.convert()
+            return in_order(converter.convert())
         except Exception as error:  # The converter raises bare Exception, among others.
             text = f"{error}\n{said()}"
             blamed = ", ".join(f"layer {name!r}" for name in _named(graph, text))
@@ -200,7 +210,7 @@ def check_operators(graph: Graph, network: Network, format: str) -> None:
 
 
 def _plain_model(graph: Graph, is_rounded: bool) -> keras.Model:
-    """The model as the converter reads it: batch size 1, plain kernels, marked names.
+    """The model as the converter reads it: batch size 1, plain kernels, marked names, flat lists.
 
     The converter rounds a kernel that is rounded already to the very same integers, so of a
     quantisation-aware model only the ranges of the activations need operations.
@@ -211,7 +221,7 @@ def _plain_model(graph: Graph, is_rounded: bool) -> keras.Model:
             copies[id(layer)] = copies[id(layer)].layer
         if isinstance(layer, layers.UpSampling2D) and layer.interpolation == "nearest":
             copies[id(layer)] = _NearestResize(layer.size, layer.data_format)
-        copies[id(layer)].name = f"{layer.name}{_MARK}{number}"
+        copies[id(layer)].name = marked(layer.name, number)
 
     def call(step: Call, /, *args: Any, **kwargs: Any) -> Any:
         # Averages have the scale of their input anyway; scales are the converter's own matter.
@@ -222,12 +232,19 @@ def _plain_model(graph: Graph, is_rounded: bool) -> keras.Model:
 
     # With an open batch size the converter adds operators that find it out.
     model = rebuild(graph, call, batch_size=1)
+    model.name = "network"
     for layer in graph.layers:
         if isinstance(layer, FakeQuantWeights):
             copies[id(layer)].set_weights(layer.plain_weights(is_rounded))
         elif copies[id(layer)].built:
             copies[id(layer)].set_weights(layer.get_weights())
-    return model
+    # Whatever the structure, and the names, of inputs and outputs: `in_order` goes by numbers.
+    inputs = [
+        keras.Input(batch_shape=t.shape, dtype=t.dtype, name=f"input_{number}")
+        for number, t in enumerate(model.inputs)
+    ]
+    outputs = model(tree.pack_sequence_as(graph.inputs, inputs))
+    return keras.Model(inputs, tree.flatten(outputs), name="plain")
 
 
 class _NearestResize(layers.Layer):
@@ -245,13 +262,13 @@ class _NearestResize(layers.Layer):
 
 def _named(graph: Graph, text: str) -> list[str]:
     """The layers whose marks are in a text, in the order of the graph."""
-    numbers = {int(n) for n in re.findall(rf"{_MARK}(\d+)", text)}
+    numbers = {int(n) for n in re.findall(rf"{MARK}(\d+)", text)}
     marked = [layer for n, layer in enumerate(graph.layers) if n in numbers]
     return [layer.name for layer in marked if not isinstance(layer, _ROUNDING)]
 
 
 def _without_marks(text: str) -> str:
-    return re.sub(rf"{_MARK}\d+", "", text)
+    return re.sub(rf"{MARK}\d+", "", text)
 
 
 def _check_weights(graph: Graph) -> None:

@@ -8,6 +8,7 @@ weights and a flatbuffer.
 
 import importlib.util
 import json
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -62,6 +63,9 @@ _ACTIVATIONS = ("linear", "relu", "sigmoid", "softmax", "tanh")
 _NORMALISED = {layers.Conv2D, layers.DepthwiseConv2D, layers.SeparableConv2D, layers.Dense}
 
 _TRAINING = "kprune.tfmot_training"
+
+# Between the name of a layer and its number.
+MARK = "-kp"
 
 
 class TfmotModel:
@@ -193,6 +197,18 @@ class TfmotModel:
             return load_arrays(results) if results.is_file() else {}
 
 
+def marked(name: str, number: int) -> str:
+    """The name of a layer as TensorFlow takes it, with a number that leads back to the layer.
+
+    The names of tensors are made of it. Keras takes any text for a name, TensorFlow does not.
+
+    Example:
+        >>> marked("größe 1", 7)
+        'gr__e_1-kp7'
+    """
+    return f"{re.sub(r'[^A-Za-z0-9_.-]', '_', name)}{MARK}{number}"
+
+
 def save_arrays(path: Path, lists: Mapping[str, list[np.ndarray]]) -> None:
     """Write lists of arrays, by name, as one file."""
     named: dict[str, Any] = {
@@ -227,14 +243,12 @@ def _describe(graph: Graph) -> dict:
             }
         )
     return {
-        "name": graph.name,
-        "inputs": [{"name": t.name, "shape": list(t.shape[1:])} for t in inputs],
+        "inputs": [list(t.shape[1:]) for t in inputs],
         "layers": [
             {
                 "kind": type(layer).__name__,
-                # The mark leads from names of tensors to layers, and keeps clear of the names
-                # that the package makes up itself.
-                "name": f"{layer.name}-kp{n}",
+                # Keeps clear of the names that the package makes up itself.
+                "name": marked(layer.name, n),
                 "arguments": _arguments(layer),
                 "num_weights": len(layer.get_weights()),
             }

@@ -80,16 +80,17 @@ def _float_model(folder: Path, arguments: dict, batch_size: int | None = None) -
         getattr(keras2.layers, entry["kind"])(name=entry["name"], **entry["arguments"])
         for entry in network["layers"]
     ]
+    # `kprune.tflite.in_order` goes by the numbers.
     tensors = {
-        n: keras2.Input(entry["shape"], batch_size=batch_size, name=entry["name"])
-        for n, entry in enumerate(network["inputs"])
+        n: keras2.Input(shape, batch_size=batch_size, name=f"input_{n}")
+        for n, shape in enumerate(network["inputs"])
     }
     inputs = list(tensors.values())
     for call in network["calls"]:
         given = [tensors[n] for n in call["inputs"]]
         outputs = layers[call["layer"]](given if call["is_list"] else given[0])
         tensors[call["output"]] = outputs
-    model = keras2.Model(inputs, [tensors[n] for n in network["outputs"]], name=network["name"])
+    model = keras2.Model(inputs, [tensors[n] for n in network["outputs"]])
     weights = iter(arguments.get("float_weights", []))
     for layer, entry in zip(layers, network["layers"], strict=True):
         layer.set_weights([next(weights) for _ in range(entry["num_weights"])])

@@ -80,9 +80,38 @@ def test_several_inputs_take_a_list() -> None:
     flatbuffer = to_tflite(model, [rng.normal(size=(20, 4)), rng.normal(size=(20, 3))])
 
     network = read(flatbuffer)
-    assert sorted(network.tensors[i].shape for i in network.inputs) == [(1, 3), (1, 4)]
+    assert [network.tensors[i].shape for i in network.inputs] == [(1, 4), (1, 3)]
     with pytest.raises(ValueError, match=r"one array for each of the 2 inputs.*got 1"):
         to_tflite(model, rng.normal(size=(20, 4)))
+
+
+def test_inputs_and_outputs_are_in_the_order_of_the_model() -> None:
+    # The converter has orders of its own: of inputs by name, of outputs by whatever.
+    rng = np.random.default_rng(0)
+    z, a = keras.Input((4,), name="z"), keras.Input((4,), name="a")
+    heads = [layers.Dense(3, name=f"head{n}")(z if n % 2 else a) for n in range(11)]
+    model = keras.Model([z, a], [heads[0], layers.Subtract(name="difference")([z, a]), *heads[1:]])
+    x = list(rng.normal(size=(2, 50, 4)).astype("float32"))
+
+    flatbuffer = to_tflite(model, x)
+
+    network = read(flatbuffer)
+    assert [network.tensors[i].name for i in network.inputs] == ["z", "a"]
+    made = [network.tensors[i].name for i in network.outputs]
+    assert made == ["head0", "difference", *(f"head{n}" for n in range(1, 11))]
+    for found, expected in zip(run_tflite(flatbuffer, x), model.predict(x), strict=True):
+        assert np.abs(found - expected).max() < 0.05 * np.ptp(expected)
+
+
+@pytest.mark.parametrize("name", ["my input", "entrée", "while", "_x", "a:0", "sample[0]"])
+def test_any_name_that_keras_takes_can_be_converted(name: str) -> None:
+    x = keras.Input((4,), name=name)
+    model = keras.Model({name: x}, {"b": layers.Dense(2, name="größe; 1")(x)}, name="my model")
+
+    network = read(to_tflite(model, np.random.default_rng(0).normal(size=(20, 4))))
+
+    ends = [*network.inputs, *network.outputs]
+    assert [network.tensors[i].name for i in ends] == [name, "größe; 1"]
 
 
 @pytest.mark.parametrize(
