@@ -163,11 +163,11 @@ def hard_swish(value: int, output: tuple[int, int], reluish: tuple[int, int]) ->
     if exponent > 0:
         gate = _saturating_shift_left(gate, 1, 16)
     elif exponent < 0:
-        gate = rounding_shift_right(gate, -exponent)
+        gate = _rounding_shift_right16(gate, -exponent)
     gate = (gate + 2**15) >> 1
     product = gate * unshifted
     truncated = abs(product) >> 15  # towards zero, unlike every other step
-    return rounding_shift_right(truncated if product >= 0 else -truncated, -output[1])
+    return _rounding_shift_right16(truncated if product >= 0 else -truncated, -output[1])
 
 
 def _narrow(multiplier: int) -> int:
@@ -177,6 +177,16 @@ def _narrow(multiplier: int) -> int:
 
 def _wrap16(value: int) -> int:
     return (value + 2**15) % 2**16 - 2**15
+
+
+def _rounding_shift_right16(value: int, shift: int) -> int:
+    """As on 32 bits up to shift 15; beyond, the mask of what is shifted out wraps to -1.
+
+    There gemmlowp gives 1 and -1 in the place of 0.
+    """
+    mask = _wrap16((1 << shift) - 1)
+    threshold = (mask >> 1) + (value < 0)
+    return (value >> shift) + (value & mask > threshold)
 
 
 def _rounding_high_multiply16(a: int, b: int) -> int:

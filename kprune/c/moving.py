@@ -31,7 +31,7 @@ def rename(op: Op) -> Step:
     """A plain copy, for the rare case that input and output cannot be the same memory."""
     if op.output.dtype != op.input(0).dtype or size(op.output) != size(op.input(0)):
         raise Refusal(f"input {op.input(0).shape} and output {op.output.shape} differ in size")
-    arguments = (Place(op.output.index), Place(op.input(0).index), str(size(op.output)))
+    arguments = (Place(op.output.index), Place(op.input(0).index), str(op.output.num_bytes))
     name = op.operator.name.title().replace("_", "")
     return Step(name, (), (Call("memcpy", arguments),))
 
@@ -86,25 +86,30 @@ def strided_slice(op: Op) -> Step:
     if op.option("ellipsis_mask") or op.option("new_axis_mask"):
         raise Refusal("an ellipsis or a new axis in its slice")
     bounds = [op.constant(position, "int32").ravel().tolist() for position in (1, 2, 3)]
-    ranges = []
-    for axis, (begin, end, step) in enumerate(zip(*bounds, strict=True)):
-        bit = 1 << axis
-        if step == 0:
-            raise Refusal(f"stride 0 along axis {axis}")
-        if op.option("shrink_axis_mask") & bit:
-            first = begin % source.shape[axis]
-            ranges.append(range(first, first + 1))
-            continue
-        if op.option("offset"):
-            end += begin
-        chosen = slice(
-            None if op.option("begin_mask") & bit else begin,
-            None if op.option("end_mask") & bit else end,
-            step,
-        )
-        ranges.append(range(source.shape[axis])[chosen])
+    ranges = [_chosen(op, axis, *bound) for axis, bound in enumerate(zip(*bounds, strict=True))]
     ranges += [range(length) for length in source.shape[len(ranges) :]]
     return _slice(op, "Slice", [ranges])
+
+
+def _chosen(op: Op, axis: int, begin: int, end: int, step: int) -> range:
+    """The positions that a strided slice takes along an axis, bounds clamped as in Python."""
+    length = op.input(0).shape[axis]
+
+    def masked(name: str) -> bool:
+        return bool(op.option(name) >> axis & 1)
+
+    if step == 0:
+        raise Refusal(f"stride 0 along axis {axis}")
+    start, _, _ = slice(None if masked("begin_mask") else begin, None, step).indices(length)
+    if masked("shrink_axis_mask"):
+        # TensorFlow Lite Micro clamps here, too, but walks only forwards.
+        if step < 0 or start == length:
+            raise Refusal(f"index {begin}, stride {step} along axis {axis} of {length}")
+        return range(start, start + 1)
+    if op.option("offset"):
+        end += start
+    _, stop, _ = slice(None, None if masked("end_mask") else end, step).indices(length)
+    return range(start, stop, step)
 
 
 def slice_(op: Op) -> Step:

@@ -23,6 +23,10 @@ stdarg stdatomic stdbit stdbool stdckdint stddef stdint stdio stdlib stdnoreturn
 threads time uchar wchar wctype
 """
 
+# A layer `kp` would have constants such as `kp_window`, which is a type. A network `kp_nn` would
+# have the files of the runtime, and so would `KP_NN` where file systems do not tell them apart.
+_RUNTIME = re.compile(r"kp(_|$)", re.IGNORECASE)
+
 
 def numbered(word: str, count: int) -> list[str]:
     """What each of several inputs or outputs is called: most networks have one, without a number.
@@ -45,7 +49,8 @@ def check_name(name: str) -> str:
 
     Raises:
         ValueError: `name` is no identifier of C, is a keyword of C or C++ or a standard header,
-            or is reserved (an underscore in front, or two in a row). The message proposes another.
+            or is reserved (an underscore in front, or two in a row; `kp_`, as the runtime's
+            symbols and files begin). The message proposes another.
 
     Example:
         >>> check_name("keyword-spotting")
@@ -87,6 +92,8 @@ def _fault(name: str) -> str:
     """What is wrong with `name`, as the rest of a sentence that begins with "it"; or nothing."""
     if not re.fullmatch("[A-Za-z][A-Za-z0-9_]*", name):
         return "is not a letter followed by letters, digits and underscores"
+    if _RUNTIME.match(name):
+        return "begins as the symbols and files of the runtime kp_nn do"
     if "__" in name:
         return "has two underscores in a row, which C++ reserves"
     if name in _KEYWORDS.split():
@@ -98,6 +105,6 @@ def _fault(name: str) -> str:
 
 def _proposal(name: str) -> str:
     proposal = re.sub("[^A-Za-z0-9]+", "_", name).strip("_") or "model"
-    if not proposal[0].isalpha():
+    if not proposal[0].isalpha() or _RUNTIME.match(proposal):
         return f"model_{proposal}"
     return f"{proposal}_model" if _fault(proposal) else proposal

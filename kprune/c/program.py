@@ -68,6 +68,7 @@ def lower(network: Network) -> Program:
     for operator in kept:
         try:
             steps.append(_lower(network, operator))
+            _check_outputs(network, owners, operator)
         except Refusal as refusal:
             refusals.append(f"{_title(network, operator)}: {refusal}")
     if refusals:
@@ -105,6 +106,17 @@ def _lower(network: Network, operator: Operator) -> Step:
         # Operators with the wrong number of inputs, axes beyond the shape, and the like.
         raise Refusal(f"its inputs and options do not fit together ({error})") from error
     return _with_operands(network, step)
+
+
+def _check_outputs(network: Network, owners: dict[int, int], operator: Operator) -> None:
+    """Float values are the caller's alone: the arena holds bytes, at any address."""
+    callers = {owners[i] for i in (*network.inputs, *network.outputs)}
+    for tensor in (network.tensors[i] for i in operator.outputs if owners[i] not in callers):
+        if tensor.dtype != np.int8:
+            raise Refusal(
+                f"{describe(tensor)} is {tensor.dtype}, which only an input or output of the "
+                "network may be; between operators to_c needs int8"
+            )
 
 
 def _with_operands(network: Network, step: Step) -> Step:

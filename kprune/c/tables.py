@@ -92,6 +92,8 @@ def hard_swish(op: Op) -> Step:
     reluish = quantize_multiplier(float(fine / np.float32(3 / 32768)))
     if output[1] > 0:
         raise Refusal("its scales differ too much: TensorFlow Lite Micro refuses them too")
+    if reluish[1] > 31:
+        raise Refusal(f"the scale {scale} of its input overflows in TensorFlow Lite Micro")
     return _table(
         op, "HardSwish", lambda value: fixedpoint.hard_swish(value, output, reluish) + out_zero
     )

@@ -13,7 +13,7 @@ from kprune import flatbuffer as flatbuffers
 from kprune.c import network
 
 WARNINGS = ["-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wdouble-promotion"]
-WARNINGS += ["-Wmissing-prototypes", "-Werror"]
+WARNINGS += ["-Wmissing-prototypes", "-Wcast-qual", "-Werror"]
 
 
 @functools.cache

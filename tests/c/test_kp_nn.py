@@ -6,7 +6,9 @@ one program per core.
 
 import pathlib
 import subprocess
+from collections.abc import Iterator
 
+import flatbuffer_zoo
 import numpy as np
 import pytest
 from compiled import WARNINGS, random_inputs, tflite_micro
@@ -38,24 +40,19 @@ def cases(tmp_path_factory) -> pathlib.Path:
     require("tflite_micro")
     folder = tmp_path_factory.mktemp("cases")
     declarations, entries, sizes = [], [], []
-    for operator, build in OPERATORS.items():
-        for seed in range(0 if operator in NOT_INT8 else COUNTS.get(operator, 3)):
-            name = f"{operator.lower()}_{seed}"
-            flatbuffer = build(Seeded(seed))
-            [x] = random_inputs(flatbuffer, seed=seed)[0 if operator == "ROUNDING" else 1]
-            [[expected]] = tflite_micro(flatbuffer, [[x]])
-            for file, text in network.to_c(flatbuffer, name).items():
-                (folder / file).write_text(text)
-            arena = (folder / f"{name}.h").read_text().split("_ARENA_SIZE ")[1].split()[0]
-            sizes.append((int(arena), expected.size))
-            declarations += [
-                f'#include "{name}.h"',
-                _array(f"{name}_input", x),
-                _array(f"{name}_expected", expected),
-            ]
-            entries.append(
-                f'{{ "{name}", {name}_run, {name}_input, {name}_expected, {expected.size} }},'
-            )
+    for name, flatbuffer, x, expected in [*_random_networks(), *_long_softmaxes()]:
+        for file, text in network.to_c(flatbuffer, name).items():
+            (folder / file).write_text(text)
+        arena = (folder / f"{name}.h").read_text().split("_ARENA_SIZE ")[1].split()[0]
+        sizes.append((int(arena), expected.size))
+        declarations += [
+            f'#include "{name}.h"',
+            _array(f"{name}_input", x),
+            _array(f"{name}_expected", expected),
+        ]
+        entries.append(
+            f'{{ "{name}", {name}_run, {name}_input, {name}_expected, {expected.size} }},'
+        )
     arena, output = map(max, zip(*sizes, strict=True))
     lines = [
         *declarations,
@@ -66,6 +63,24 @@ def cases(tmp_path_factory) -> pathlib.Path:
     ]
     (folder / "cases.h").write_text("\n".join(lines))
     return folder
+
+
+def _random_networks() -> Iterator[tuple[str, bytes, np.ndarray, np.ndarray]]:
+    for operator, build in OPERATORS.items():
+        for seed in range(0 if operator in NOT_INT8 else COUNTS.get(operator, 3)):
+            flatbuffer = build(Seeded(seed))
+            [x] = random_inputs(flatbuffer, seed=seed)[0 if operator == "ROUNDING" else 1]
+            [[expected]] = tflite_micro(flatbuffer, [[x]])
+            yield f"{operator.lower()}_{seed}", flatbuffer, x, expected
+
+
+def _long_softmaxes() -> Iterator[tuple[str, bytes, np.ndarray, np.ndarray]]:
+    """Equal values; from 512 on, TensorFlow Lite Micro ends the process, and every byte is 0."""
+    for length, byte in ((511, -127), (512, -128), (600, -128), (9000, -128)):
+        net = flatbuffer_zoo.Builder()
+        flatbuffer = net.build(net.softmax(net.input((1, length))))
+        x = np.full((1, length), 5, np.int8)
+        yield f"long_softmax_{length}", flatbuffer, x, np.full_like(x, byte)
 
 
 def run(command: list, folder: pathlib.Path) -> None:

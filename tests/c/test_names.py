@@ -1,5 +1,6 @@
 """Names that compile, and one clear refusal for the others."""
 
+import re
 import subprocess
 
 import pytest
@@ -8,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kprune.c.names import check_name, unique_names
+from kprune.c.network import runtime
 
 
-@pytest.mark.parametrize("name", ["gesture", "ds_cnn", "Model2", "x", "model_"])
+@pytest.mark.parametrize("name", ["gesture", "ds_cnn", "Model2", "x", "model_", "kprune"])
 def test_a_c_identifier_is_taken_as_it_is(name):
     assert check_name(name) == name
 
@@ -28,6 +30,10 @@ def test_a_c_identifier_is_taken_as_it_is(name):
         ("int", "keyword of C or C", "int_model"),
         ("class", "keyword of C or C", "class_model"),
         ("time", "hide the standard header <time.h>", "time_model"),
+        ("kp_nn", "runtime kp_nn", "model_kp_nn"),
+        ("Kp_NN_arithmetic", "runtime kp_nn", "model_Kp_NN_arithmetic"),
+        ("kp", "runtime kp_nn", "model_kp"),
+        ("_kp-nn", "not a letter followed", "model_kp_nn"),
     ],
 )
 def test_a_name_that_c_cannot_use_is_refused_with_a_proposal(name, reason, proposal):
@@ -48,6 +54,15 @@ def test_unique_names_are_valid_and_all_different(names):
 
 def test_unique_names_number_what_would_collide():
     assert unique_names(["a", "a", "a_2", "a"]) == ["a", "a_2", "a_2_2", "a_3"]
+
+
+def test_no_layer_has_a_constant_of_the_name_that_something_in_the_runtime_has():
+    """A constant of the layer `kp_prelu` might be `kp_prelu_scales`, which is a type."""
+    words = set(re.findall(r"\bkp_\w+", "\n".join(runtime().values()), re.IGNORECASE))
+    starts = {word[: place.start()] for word in words for place in re.finditer("_", word)}
+
+    assert {"kp", "kp_prelu", "KP"} <= starts
+    assert starts.isdisjoint(unique_names(sorted(starts)))
 
 
 @pytest.mark.parametrize("word", ["int", "class", "alignas", "constexpr", "xor", "requires"])

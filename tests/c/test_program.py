@@ -102,6 +102,40 @@ def test_a_float_network_is_refused():
     refused(net.build(y), "RELU .*float32, expected int8")
 
 
+def test_float_values_between_operators_are_refused_by_name():
+    net = flatbuffer_zoo.Builder()
+    x = net.input((1, 8))
+    y = net.tensor((1, 8), None, dtype=schema.TensorType.FLOAT32, name="island")
+    net.operator("DEQUANTIZE", [x], [y], schema.DequantizeOptionsT(), version=2)
+
+    refused(
+        net.build(net.quantize(y, 0.1, 3)),
+        r"DEQUANTIZE \(tensor 'island'\): .*'island' is float32.*between operators .* needs int8",
+    )
+
+
+@pytest.mark.parametrize(("begin", "step"), [(4, 1), (9, 1), (2, -1)])
+def test_a_slice_of_nothing_is_refused(begin, step):
+    """TensorFlow Lite Micro leaves its output as it was."""
+    net = flatbuffer_zoo.Builder()
+    x = net.input((1, 4, 5))
+    y = net.like(x, (1, 5))
+    bounds = [net.int32(0, begin, 0), net.int32(1, 3, 5), net.int32(1, step, 1)]
+    options = schema.StridedSliceOptionsT(shrinkAxisMask=2)
+    net.operator("STRIDED_SLICE", [x, *bounds], [y], options, version=2)
+
+    refused(net.build(y), f"STRIDED_SLICE .*index {begin}, stride {step} along axis 1 of 4")
+
+
+def test_a_scale_that_overflows_in_hard_swish_is_refused():
+    net = flatbuffer_zoo.Builder()
+    x = net.input((1, 4), 2.0**26)
+    y = net.tensor((1, 4), 2.0**26)
+    net.operator("HARD_SWISH", [x], [y], schema.HardSwishOptionsT())
+
+    refused(net.build(y), "HARD_SWISH .*scale 67108864.* overflows")
+
+
 def test_scales_whose_ratio_is_no_number_are_refused():
     net = flatbuffer_zoo.Builder()
     x = net.tensor((1, 4), 3e38)
@@ -175,6 +209,12 @@ def test_a_custom_operator_is_refused_by_its_own_name():
 def test_a_name_that_is_no_identifier_is_refused():
     with pytest.raises(ValueError, match="cannot be used as a name in C"):
         kprune.to_c(flatbuffer_zoo.single_convolution(), "2fast")
+
+
+@pytest.mark.parametrize("name", ["kp_nn", "kp_nn_arithmetic", "KP_NN"])
+def test_a_name_whose_files_would_be_those_of_the_runtime_is_refused(name):
+    with pytest.raises(ValueError, match="as the symbols and files of the runtime kp_nn do"):
+        kprune.to_c(flatbuffer_zoo.single_convolution(), name)
 
 
 def test_damaged_flatbuffers_are_refused_by_the_reader():

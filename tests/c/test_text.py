@@ -157,6 +157,17 @@ def test_clang_and_its_analyzer_find_nothing(folder, tmp_path):
     compile_all(["clang", "-std=c99", "--analyze"], folder, tmp_path)
 
 
+@pytest.mark.parametrize("layer", ["kp", "kp_nn", "kp_conv2d", "int", "arena", "input", "net_run"])
+def test_a_layer_may_have_any_name(layer, tmp_path):
+    require("gcc")
+    net = flatbuffer_zoo.Builder()
+    x = net.conv2d(net.input((1, 4, 4, 1)), 2)
+    net.graph.tensors[x].name = layer
+    kprune.write_files(kprune.to_c(net.build(x), "net"), tmp_path)
+
+    compile_all(["gcc", *WARNINGS, "-c"], tmp_path, tmp_path)
+
+
 def test_two_networks_link_together(tmp_path):
     require("gcc")
     for name, seed in (("one", 1), ("other", 2)):

@@ -197,6 +197,9 @@ void kp_reduce_max(int32_t outer, int32_t reduced, int32_t inner, const int8_t *
 
 /* --- Softmax ---------------------------------------------------------------------------------- */
 
+/* A sum of exponentials, in Q12.19, beside which each of them is less than half a step. */
+#define SUM_OF_ZEROS (512u << 19)
+
 /* a * b in Q0.31 or in Q2.29, as the numbers are. */
 static int32_t fixed_multiply(int32_t a, int32_t b)
 {
@@ -236,19 +239,20 @@ void kp_softmax(const int32_t *exponentials, int32_t count, int32_t rows, int32_
         for (int32_t i = 0; i < depth; i++) {
             largest = input[i] > largest ? input[i] : largest;
         }
-        uint32_t sum = 0; /* Q12.19; at least exp(0) */
-        for (int32_t i = 0; i < depth; i++) {
+        uint32_t sum = 0; /* at least exp(0); however long the row, it cannot wrap */
+        for (int32_t i = 0; i < depth && sum < SUM_OF_ZEROS; i++) {
             int32_t below = largest - input[i];
             if (below < count) {
                 sum += (uint32_t)rounding_shift_right(exponentials[below], 12);
             }
         }
+        int32_t kept = sum < SUM_OF_ZEROS ? count : 0; /* so that the shift below is at most 31 */
         int32_t zeros = leading_zeros(sum);
         int32_t inverse = reciprocal_of_one_plus((int32_t)((sum << zeros) - 0x80000000u));
         for (int32_t i = 0; i < depth; i++) {
             int32_t below = largest - input[i];
             int32_t value = 0;
-            if (below < count) {
+            if (below < kept) {
                 value = fixed_multiply(inverse, exponentials[below]);
                 value = rounding_shift_right(value, 23 + 12 - zeros);
             }
@@ -433,8 +437,11 @@ void kp_quantize(float scale, int32_t zero, int32_t size, const float *input, in
 {
     for (int32_t i = 0; i < size; i++) {
         float real = input[i] / scale;
-        /* Beyond 1000 the result is clamped anyway, and the conversion below stays defined. */
-        real = real < -1000.0f ? -1000.0f : real > 1000.0f ? 1000.0f : real;
+        /* The conversion below is defined only within bounds. Beyond these the result is clamped
+         * anyway; NaN counts as 0, as Arm's cores convert it. */
+        if (!(real > -1000.0f && real < 1000.0f)) {
+            real = real < 0.0f ? -1000.0f : real > 0.0f ? 1000.0f : 0.0f;
+        }
         int32_t value = (int32_t)real;
         float rest = real - (float)value;
         value += (rest >= 0.5f) - (rest <= -0.5f);

@@ -124,7 +124,8 @@ void kp_reduce_max(int32_t outer, int32_t reduced, int32_t inner, const int8_t *
 
 /* Softmax of `rows` rows of `depth` values; the output has scale 1/256 and zero point -128.
  * exponentials: exp(-beta * scale * d) in Q0.31 for d = 0 ... count - 1; what lies further below
- *               the largest value of its row becomes 0.
+ *               the largest value of its row becomes 0. So does a whole row whose exponentials add
+ *               up to 512 or more.
  * output:       may be the input. */
 void kp_softmax(const int32_t *exponentials, int32_t count, int32_t rows, int32_t depth,
                 const int8_t *input, int8_t *output);
@@ -196,6 +197,7 @@ void kp_resize_nearest(const uint16_t *rows, const uint16_t *columns, const kp_w
 
 /* --- To and from float ------------------------------------------------------------------------ */
 
+/* NaN counts as 0. */
 void kp_quantize(float scale, int32_t zero, int32_t size, const float *input, int8_t *output);
 void kp_dequantize(float scale, int32_t zero, int32_t size, const int8_t *input, float *output);
 

@@ -13,12 +13,17 @@ static void arrange_slots(input_rows *rows)
     rows->pair_step = 2 * rows->slots;
 }
 
+/* What the load of a column reads, as in kp_nn_dsp.h. */
+typedef struct {
+    int16_t pairs[6][2];
+} two_columns;
+
 /* The values of the three rows at x ... x + 3, as six pairs; `inputs` moves on by one column of
  * pairs. */
 #define LOAD_COLUMN(first, second, inputs, offset)                   \
     __asm__ volatile("ldrd %0, %1, [%2, #" offset "]"                \
                      : "=&r"(first), "=&r"(second)                   \
-                     : "r"(inputs), "m"(*(const int16_t(*)[12])(inputs)))
+                     : "r"(inputs), "m"(*(const two_columns *)(inputs)))
 
 /* A channel and its kernel of 3 x 3, as pairs of weights: (w0, w1) and (w1, w2) of the rows
  * 0 1 2 0 1, of which any three in succession are one turn. */

@@ -64,11 +64,21 @@ static inline int32_t multiply_add(uint32_t a, uint32_t b, int32_t sum)
  * `volatile` keeps the compiler from moving the next loads up and the sums out to the stack. Each
  * load moves its address on. */
 
+/* What the loads read, for the compiler. Structs, because a cast to an array of constants would
+ * count as one that drops `const`. */
+typedef struct {
+    uint8_t bytes[4];
+} four_bytes;
+
+typedef struct {
+    uint8_t bytes[8];
+} eight_bytes;
+
 /* Two words at a multiple of 4. */
 #define LOAD_PAIR(first, second, address)                         \
     __asm__ volatile("ldrd %0, %1, [%2], #8"                      \
                      : "=&r"(first), "=&r"(second), "+r"(address) \
-                     : "m"(*(const uint8_t(*)[8])(address)))
+                     : "m"(*(const eight_bytes *)(address)))
 
 /* Four bytes: 0 and 2 as one pair, 1 and 3 as another. */
 #define LOAD_WIDENED(even, odd, address)                       \
@@ -76,7 +86,7 @@ static inline int32_t multiply_add(uint32_t a, uint32_t b, int32_t sum)
                      "sxtb16 %0, %1\n\t"                       \
                      "sxtb16 %1, %1, ror #8"                   \
                      : "=&r"(even), "=&r"(odd), "+r"(address)  \
-                     : "m"(*(const uint8_t(*)[4])(address)))
+                     : "m"(*(const four_bytes *)(address)))
 
 /* Both products of two pairs. */
 #define ADD_PRODUCTS(sum, a, b) \
