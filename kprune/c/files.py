@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 
@@ -10,8 +11,9 @@ def write_files(files: Mapping[str, str | bytes], folder: str | os.PathLike) -> 
     """Write the files that `to_c_array` and `to_c` give, all of them or none.
 
     Files of these names that are there already are replaced at the end, when everything has
-    been written beside them. If anything fails, the folder is as it was before; a folder that
-    was made for the files is removed again.
+    been written beside them; they keep their permissions, and links stay links. If anything
+    fails, the folder is as it was before; a folder that was made for the files is removed again.
+    What cannot be replaced (`/dev/null`, `/dev/stdout`, a pipe) is written into, last of all.
 
     Args:
         files: Content by file name. Text is written as UTF-8 with the line ends it has.
@@ -63,21 +65,42 @@ def _missing(folder: Path) -> list[Path]:
 
 
 def _write(files: Mapping[str, str | bytes], folder: Path) -> list[Path]:
-    targets = [folder / name for name in files]
+    contents = {
+        folder / name: content.encode() if isinstance(content, str) else content
+        for name, content in files.items()
+    }
+    streams = [path for path in contents if _is_stream(path)]
+    with _replaced({path: data for path, data in contents.items() if path not in streams}):
+        for path in streams:
+            number = _standard(path)
+            # By its name, a file behind /dev/stdout would begin anew.
+            opened = path.open("wb") if number is None else os.fdopen(os.dup(number), "wb")
+            with opened as stream:
+                stream.write(contents[path])
+    return list(contents)
+
+
+@contextlib.contextmanager
+def _replaced(contents: Mapping[Path, bytes]) -> Iterator[None]:
+    """Replace files; put the old ones back if that fails, or what is done in the meantime."""
+    targets = [Path(os.path.realpath(path)) for path in contents]
     new = [_beside(target, "new") for target in targets]
     old = [_beside(target, "old") for target in targets]
     existed = [os.path.lexists(target) for target in targets]
     try:
-        for path, content in zip(new, files.values(), strict=True):
+        for path, data in zip(new, contents.values(), strict=True):
             with path.open("xb") as file:
-                file.write(content.encode() if isinstance(content, str) else content)
-        for target in targets:
+                file.write(data)
+        for path, target in zip(new, targets, strict=True):
             if target.is_dir():
                 raise IsADirectoryError(None, f"{target.name!r} is a folder there")
+            if target.exists():
+                path.chmod(stat.S_IMODE(target.stat().st_mode))
         for i, target in enumerate(targets):
             if existed[i]:
                 target.rename(old[i])
             new[i].rename(target)
+        yield
     except BaseException:
         for i, target in enumerate(targets):
             if old[i].exists():
@@ -88,9 +111,23 @@ def _write(files: Mapping[str, str | bytes], folder: Path) -> list[Path]:
     finally:
         for path in (*new, *old):
             path.unlink(missing_ok=True)
-    return targets
 
 
 def _beside(target: Path, kind: str) -> Path:
     # Same folder, so same file system: a rename is then one step.
     return target.with_name(f".{target.name}.{kind}-{os.getpid()}")
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether bytes go through it to somewhere else: a device, a pipe, stdout."""
+    is_own = not path.exists() or path.is_file() or path.is_dir()
+    return not is_own or _standard(path) is not None
+
+
+def _standard(path: Path) -> int | None:
+    """1 or 2 if the path leads to what stdout or stderr is: `/dev/stdout`, whatever is behind."""
+    for number in (1, 2):
+        with contextlib.suppress(OSError):  # it leads nowhere, or stdout is closed
+            if os.path.samestat(path.stat(), os.fstat(number)):
+                return number
+    return None

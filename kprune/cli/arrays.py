@@ -5,7 +5,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import kprune
+from kprune.cli.registry import write_output
 
 
 def read_arrays(path: Path) -> Any:
@@ -39,4 +39,4 @@ def save_arrays(path: Path, data: Any) -> None:
         )
     buffer = io.BytesIO()
     np.savez(buffer, *data) if several else np.save(buffer, data)
-    kprune.write_files({path.name: buffer.getvalue()}, path.parent)
+    write_output(path, buffer.getvalue())

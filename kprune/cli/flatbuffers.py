@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 import kprune
-from kprune.cli.registry import code_arguments, command, say
+from kprune.cli.registry import code_arguments, command, say, write_output
 
 
 def _to_c_array_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +81,7 @@ def _repack_arguments(parser: argparse.ArgumentParser) -> None:
 def _repack(args: argparse.Namespace) -> dict:
     before = args.flatbuffer.read_bytes()
     after = kprune.repack(before)
-    kprune.write_files({args.output.name: after}, args.output.parent)
+    write_output(args.output, after)
     say(args, f"{args.output}: {len(before):,} → {len(after):,} bytes")
     return {"output": str(args.output), "bytes_before": len(before), "bytes_after": len(after)}
 

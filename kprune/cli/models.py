@@ -9,7 +9,7 @@ from typing import Any
 
 import kprune
 from kprune.cli.arrays import load_arrays, read_arrays
-from kprune.cli.registry import command, say
+from kprune.cli.registry import command, say, write_output
 
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,7 +109,7 @@ def _to_tflite(args: argparse.Namespace) -> dict:
     data = load_arrays(args.data) if args.data else None
     model = _load(args.model)  # First: the name kprune.to_tflite loads Keras, and not quietly.
     flatbuffer = kprune.to_tflite(model, data, args.format)
-    kprune.write_files({args.output.name: flatbuffer}, args.output.parent)
+    write_output(args.output, flatbuffer)
     say(args, f"{args.output}: {len(flatbuffer):,} bytes")
     return {"output": str(args.output), "bytes": len(flatbuffer)}
 
@@ -227,7 +227,7 @@ def _save(model: Any, path: Path) -> None:
         raise ValueError(f"The output must be a .keras file, got {path}.")
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder) / path.name)
-        kprune.write_files({path.name: (Path(folder) / path.name).read_bytes()}, path.parent)
+        write_output(path, (Path(folder) / path.name).read_bytes())
 
 
 def _load_labelled(path: Path) -> tuple[Any, Any]:

@@ -1,9 +1,13 @@
 """A command: a word, what it does, its arguments and its function."""
 
 import argparse
+import contextlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import kprune
 
 Arguments = Callable[[argparse.ArgumentParser], None]
 Run = Callable[[argparse.Namespace], dict]
@@ -39,7 +43,20 @@ def code_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="the folder to write to")
 
 
+def write_output(path: Path, content: bytes) -> None:
+    """Write the one file that `-o` names."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: the output must be a file.")
+    kprune.write_files({path.name: content}, path.parent)
+
+
 def say(args: argparse.Namespace, text: object) -> None:
-    """Tell a person; with `--json` only the result is printed."""
-    if not args.json:
+    """Tell a person; `--json` prints only the result, and `-o /dev/stdout` only the output."""
+    if not args.json and not _is_stdout(getattr(args, "output", None)):
         print(text)
+
+
+def _is_stdout(path: Path | None) -> bool:
+    with contextlib.suppress(OSError):
+        return path is not None and os.path.samestat(path.stat(), os.fstat(1))
+    return False

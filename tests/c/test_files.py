@@ -1,6 +1,10 @@
 """Writing: everything, or the folder as it was."""
 
 import os
+import socket
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,3 +108,87 @@ def test_a_name_with_a_folder_in_it_is_refused(tmp_path, name):
         write_files({"a.c": "", name: ""}, tmp_path)
 
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "versions").mkdir()
+    (tmp_path / "versions" / "1.c").write_text("old")
+    (tmp_path / "a.c").symlink_to("versions/1.c")
+    (tmp_path / "b.c").symlink_to("versions/2.c")
+
+    write_files({"a.c": "new", "b.c": "new too"}, tmp_path)
+
+    assert (tmp_path / "a.c").readlink() == Path("versions/1.c")
+    assert content(tmp_path / "versions") == {"1.c": b"new", "2.c": b"new too"}
+
+
+@pytest.mark.parametrize("mode", [0o444, 0o600, 0o755])
+def test_a_file_keeps_its_permissions_and_a_new_one_has_the_usual_ones(tmp_path, mode):
+    (tmp_path / "a.c").write_text("old")
+    (tmp_path / "a.c").chmod(mode)
+    umask = os.umask(0o027)
+    try:
+        write_files({"a.c": "new", "b.c": "new"}, tmp_path)
+    finally:
+        os.umask(umask)
+
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("a.c", "b.c")] == [
+        mode,
+        0o640,
+    ]
+    assert (tmp_path / "a.c").read_text() == "new"
+
+
+def test_a_device_is_written_into_and_stays_a_device(tmp_path):
+    try:  # /dev/null, as a node of its own
+        os.mknod(tmp_path / "null", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+        (tmp_path / "null").write_bytes(b"")
+    except PermissionError:
+        pytest.skip("no devices may be made, or used, here")
+    (tmp_path / "link").symlink_to("null")
+
+    write_files({"null": "gone", "link": "gone too", "a.c": "kept"}, tmp_path)
+
+    assert stat.S_ISCHR((tmp_path / "null").lstat().st_mode)
+    assert (tmp_path / "link").is_symlink()
+    assert content(tmp_path) == {"a.c": b"kept"}
+
+
+def test_a_pipe_is_written_into_and_stays_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+
+    write_files({"pipe": "through", "a.c": "kept"}, tmp_path)
+
+    assert os.read(reader, 100) == b"through"
+    os.close(reader)
+    assert stat.S_ISFIFO((tmp_path / "pipe").lstat().st_mode)
+    assert content(tmp_path) == {"a.c": b"kept"}
+
+
+def test_a_socket_is_refused_and_leaves_the_folder_as_it_was(tmp_path):
+    write_files({"a.c": "old"}, tmp_path)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+
+        with pytest.raises(OSError, match=r"write_files cannot write to .* No such device"):
+            write_files({"a.c": "new", "socket": "x"}, tmp_path)
+
+    assert stat.S_ISSOCK((tmp_path / "socket").lstat().st_mode)
+    assert content(tmp_path) == {"a.c": b"old"}
+
+
+def test_what_stands_for_stdout_is_written_to_stdout(tmp_path):
+    # As /dev/stdout: a link to /proc/self/fd/1.
+    (tmp_path / "out").symlink_to("/proc/self/fd/1")
+    program = f"import kprune; kprune.write_files({{'out': 'x'}}, {str(tmp_path)!r}); print('y')"
+    command = [sys.executable, "-c", program]
+    log = tmp_path / "log"
+    log.write_text("before\n")
+
+    with log.open("ab") as file:
+        subprocess.run(command, stdout=file, check=True)
+    piped = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+
+    assert (tmp_path / "out").is_symlink()
+    assert (log.read_text(), piped) == ("before\nxy\n", b"xy\n")
