@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -37,7 +38,8 @@ def run_in_child(module: str, function: str, folder: Path, **environment: str) -
 
     Raises:
         ValueError, TypeError, RuntimeError: As the function raises them, or kprune's own kinds; or
-            RuntimeError when the process ended otherwise, with the end of what it wrote.
+            RuntimeError when the process ended otherwise, with its signal or exit code and the end
+            of what it wrote.
     """
     path = os.pathsep.join(entry or os.curdir for entry in sys.path)
     result = subprocess.run(
@@ -53,4 +55,10 @@ def run_in_child(module: str, function: str, folder: Path, **environment: str) -
         kind, message = json.loads(error.read_text())
         raise _KINDS.get(kind, RuntimeError)(message)
     tail = result.stdout.decode(errors="replace")[-2000:]
-    raise RuntimeError(f"The process that ran {module}.{function} failed:\n{tail}")
+    failure = f"The process that ran {module}.{function} ended with {ending(result.returncode)}"
+    raise RuntimeError(f"{failure}:\n{tail}" if tail.strip() else f"{failure}, without a word.")
+
+
+def ending(status: int) -> str:
+    """How a process ended: "exit code 3", or "signal SIGABRT"."""
+    return f"signal {signal.Signals(-status).name}" if status < 0 else f"exit code {status}"

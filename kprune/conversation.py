@@ -7,7 +7,6 @@ is who asks; time-outs, faults and early ends are told apart.
 from __future__ import annotations
 
 import contextlib
-import signal
 import subprocess
 import tempfile
 import threading
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from kprune.boards import Board
 from kprune.building import NetworkFiles
+from kprune.child import ending
 from kprune.errors import BoardFaultError
 
 
@@ -70,10 +70,7 @@ class Conversation:
         status = self._process.wait()
         self._errors.seek(0)
         lines = self._errors.read().strip().splitlines()
-        how = f"exit code {status}"
-        if status < 0:
-            how = f"signal {signal.Signals(-status).name}"
-        return f"{how}; {lines[-1]}" if lines else how
+        return f"{ending(status)}; {lines[-1]}" if lines else ending(status)
 
     @contextlib.contextmanager
     def _watchdog(self, doing: str) -> Iterator[None]:
@@ -115,6 +112,10 @@ def start(command: Sequence[str], who: str, timeout: float) -> Iterator[Conversa
             process.wait(timeout=10)
         finally:
             process.kill()
+            # What a dead program did not read is still in the buffer, and would be flushed later.
+            assert process.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.close()
 
 
 def run_lines(inputs: NDArray[np.int8]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -78,7 +79,8 @@ def firmware(
         Text by path inside the project, for `write_project`.
 
     Raises:
-        ValueError: kprune writes no project for the board, or none for that runtime.
+        ValueError: kprune writes no project for the board, or none for that runtime, or none of
+            that name.
         UnsupportedOpError: The runtime has no code for an operator of the network.
         ToolNotFoundError: `golden` is not 0, and there is no C compiler.
 
@@ -92,12 +94,27 @@ def firmware(
     if target.program not in ("arduino", "bare-metal"):
         able = ", ".join(b.name for b in BOARDS.values() if b.program in ("arduino", "bare-metal"))
         raise ValueError(f"kprune writes no project for board {board!r}, only for: {able}.")
+    _check_name(name, target, runtime)
     model = _model_files(network, name, runtime)
     if golden:
         code = model if runtime == "c" else _model_files(network, name, "c")
-        model["golden.c"] = golden_source(code, golden)
+        model[_GOLDEN] = golden_source(code, golden)
     make = _arduino_library if target.program == "arduino" else _stm32_project
     return make(model, target, name, runtime)
+
+
+def _check_name(name: str, board: Board, runtime: str) -> None:
+    """Refuse the few names that a C identifier may have and the project may not."""
+    taken = {"arduino"} if board.program == "arduino" else set()
+    if runtime == "tflm":
+        # The resolver comes in a namespace of the network's name; nothing else may be called so.
+        text = _source("app", "network.h") + _source("app", "network_tflm.cpp.in")
+        taken |= set(re.findall(r"\b(?:network_\w+|tflite)\b", text))
+    if name.lower() in taken:
+        raise ValueError(
+            f"the project for board {board.name!r} has a part that is called {name!r} already. "
+            f"Use another name, for example {name + '_model'!r}."
+        )
 
 
 def _model_files(network: bytes | Mapping[str, str], name: str, runtime: str) -> dict[str, str]:
@@ -126,6 +143,9 @@ def _check_ends(flatbuffer: bytes) -> None:
 
 # Golden vectors
 
+# With a hyphen, which the name of a network cannot have: its file may well be golden.c.
+_GOLDEN = "golden-vectors.c"
+
 
 def golden_source(model: Mapping[str, str], count: int, seed: int = 2463534242) -> str:
     """Run `count` made-up inputs on this computer and write the outputs down as C.
@@ -136,7 +156,7 @@ def golden_source(model: Mapping[str, str], count: int, seed: int = 2463534242) 
         seed: Of the first one, 1 to 2^32 - 1; the others follow it.
 
     Returns:
-        The text of `golden.c`, for `microcontroller/app/golden.h`.
+        The text of `golden-vectors.c`, for `microcontroller/app/golden.h`.
     """
     with tempfile.TemporaryDirectory(prefix="kprune-") as folder:
         for file, text in model.items():
@@ -177,7 +197,8 @@ def _golden_text(seeds: list[int], outputs: NDArray[np.int8]) -> str:
     ]
     lines = [
         "/* Golden vectors: what the network gave on the computer that wrote this project. */",
-        '#include "golden.h"',
+        "#include <stddef.h>",
+        "#include <stdint.h>",
         "",
         f"const size_t golden_count = {len(seeds)};",
         f"const uint32_t golden_seeds[{len(seeds)}] = {{ {', '.join(f'{s}u' for s in seeds)} }};",
@@ -212,14 +233,14 @@ def _arduino_library(
         '#define BOARD_NAME "unknown"', f'#define BOARD_NAME "{board.name}"'
     )
     app["port_arduino.cpp"] = _source("arduino", "port_arduino.cpp")
-    app["golden.c"] = model.get("golden.c") or _source("app", "no_golden.c")
+    app["golden.c"] = model.get(_GOLDEN) or _source("app", "no_golden.c")
     sketch = f"examples/{name}_serial"
     return {
         "README.md": _readme("arduino", name, board, runtime),
         "library.properties": _library_properties(name, board, runtime),
         f"{sketch}/{name}_serial.ino": _filled("arduino/serial.ino.in", name, board),
         f"{sketch}/sketch.yaml": _sketch_yaml(board, runtime),
-        **{f"src/{file}": text for file, text in model.items() if file != "golden.c"},
+        **{f"src/{file}": text for file, text in model.items() if file != _GOLDEN},
         **{f"src/kprune/{file}": text for file, text in app.items()},
     }
 
@@ -291,6 +312,7 @@ def _source(folder: str, file: str) -> str:
 
 def _filled(template: str, name: str, board: Board) -> str:
     words = {"name": name, "NAME": name.upper(), "board": board.name, "title": board.title}
+    words["MODEL"] = ".."  # from an Arduino library's src/kprune/ to its src/
     text = (microcontroller() / template).read_text("utf-8")
     return re.sub(r"@(\w+)@", lambda word: words[word[1]], text)
 
@@ -319,14 +341,15 @@ def write_project(files: Mapping[str, str], folder: str | Path) -> Path:
             f"{str(folder)!r} is not empty, and a project is written whole: "
             "choose another folder, or delete this one first."
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".kprune-") as scratch:
+    target = Path(os.path.realpath(folder))  # a link stays
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".kprune-") as scratch:
         project = Path(scratch, "project")
         for name, text in files.items():
             path = project / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, "utf-8")
-        project.replace(folder)
+        project.replace(target)
     return folder
 
 

@@ -190,7 +190,9 @@ def _run_tflm(folder: Path) -> None:
 def _run_all(run: Callable[[list[np.ndarray]], list[np.ndarray]], folder: Path) -> None:
     x = _load(folder / "x.npz")
     rows = [run([array[i : i + 1] for array in x]) for i in range(len(x[0]))]
-    np.savez(folder / "y.npz", *(np.concatenate(values) for values in zip(*rows, strict=True)))
+    # An output may be a single number, without even a batch axis.
+    columns = (map(np.atleast_1d, values) for values in zip(*rows, strict=True))
+    np.savez(folder / "y.npz", *(np.concatenate(list(values)) for values in columns))
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from kprune.boards import Board
 from kprune.building import NetworkFiles, microcontroller, require_tool, split
+from kprune.child import ending
 from kprune.conversation import Answer, Counts, start
 
 
@@ -52,7 +53,7 @@ def run_qemu(
 def _plugin_options(symbols: _Symbols, network: NetworkFiles) -> list[str]:
     ranges = {
         "network": _range(symbols, f"{network.name}_run"),
-        "caller": _range(symbols, "network_run"),
+        "caller": _range(symbols, "network_invoke"),
         "stack": (symbols["kprune_stack_limit"][0], symbols["kprune_stack_top"][0]),
     }
     return [f"{name}={low:#x}-{high:#x}" for name, (low, high) in ranges.items()]
@@ -117,15 +118,23 @@ class _Debugger:
 
 def _build_plugin(qemu: str, folder: Path) -> Path:
     compiler = require_tool("cc", "counting instructions in QEMU")
-    version = subprocess.run([qemu, "--version"], capture_output=True, text=True, check=True).stdout
-    major = re.search(r"version (\d+)", version)
+    major = re.search(r"version (\d+)", _said([qemu, "--version"]))
     # QEMU 9 raised the least version of the interface it takes from 0 to 2.
     interface = 2 if major and int(major[1]) >= 9 else 1
     plugin = folder / "count_plugin.so"
     source = microcontroller() / "sim" / "count_plugin.c"
     flags = ["-O2", "-shared", "-fPIC", f"-DPLUGIN_API={interface}"]
-    subprocess.run([compiler, *flags, "-o", str(plugin), str(source)], check=True)
+    _said([compiler, *flags, "-o", str(plugin), str(source)])
     return plugin
+
+
+def _said(command: Sequence[str]) -> str:
+    """Run a program to its end, and return what it said."""
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        last = (result.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise RuntimeError(f"`{command[0]}` failed with {ending(result.returncode)}: {last}")
+    return result.stdout
 
 
 _Symbols = Mapping[str, tuple[int, int]]
@@ -133,9 +142,7 @@ _Symbols = Mapping[str, tuple[int, int]]
 
 def _symbols(elf: Path) -> _Symbols:
     """Address and size of every symbol of an ARM executable."""
-    listing = subprocess.run(
-        ["arm-none-eabi-nm", "-S", str(elf)], capture_output=True, text=True, check=True
-    ).stdout
+    listing = _said(["arm-none-eabi-nm", "-S", str(elf)])
     found = re.findall(r"^([0-9a-f]{8}) (?:([0-9a-f]{8}) )?\w (\w+)$", listing, re.MULTILINE)
     return {name: (int(address, 16), int(size or "0", 16)) for address, size, name in found}
 
@@ -185,12 +192,7 @@ def _layer_lines(network: NetworkFiles) -> dict[int, str]:
 
 def _source_lines(sites: Mapping[str, int], elf: Path, network: NetworkFiles) -> dict[str, int]:
     """The line of `<name>_run` that each address belongs to, functions inlined there included."""
-    listing = subprocess.run(
-        ["arm-none-eabi-addr2line", "-a", "-i", "-f", "-e", str(elf), *sites],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    listing = _said(["arm-none-eabi-addr2line", "-a", "-i", "-f", "-e", str(elf), *sites])
     lines: dict[str, int] = {}
     for entry in re.split(r"^(?=0x)", listing, flags=re.MULTILINE)[1:]:
         address, *frames = entry.splitlines()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -91,14 +92,16 @@ def simulate(
         Scores, instructions, stack, flash and RAM.
 
     Raises:
-        ValueError: The folder holds no network, `x` does not suit it, or nothing simulates the
-            board.
+        ValueError: The folder holds no network, `x` does not suit it, nothing simulates the
+            board, or `timeout` is no time.
         ToolNotFoundError: The compiler or the simulator is not installed.
         DoesNotFitError: Flash or RAM of the board are too small.
         BoardFaultError: The program ran into a processor fault.
         TimeoutError: An inference did not end in time.
         RuntimeError: The program did not compile, or the simulator ended on its own.
     """
+    if not 0 < timeout <= threading.TIMEOUT_MAX:
+        raise ValueError(f"timeout must be a number of seconds above 0, got {timeout:g}.")
     target = find_board(board)
     chosen = _choose_simulator(target, simulator)
     network = read_network(folder)

@@ -11,6 +11,7 @@ import numpy as np
 from kprune import arena as _arena
 from kprune import flatbuffer as _flatbuffer
 from kprune.arena import Arena
+from kprune.child import ending
 from kprune.errors import ToolNotFoundError, UnsupportedOpError
 from kprune.flatbuffer import Tensor
 from kprune.interpreters import quantize, run_tflite
@@ -53,7 +54,8 @@ def measure_arena(flatbuffer: bytes) -> Arena:
     """
     network = _flatbuffer.read(flatbuffer)
     recorded = record_allocations(flatbuffer)
-    halved = sum(recorded[kind] for kind in _HALVED)
+    # A kind of which there is nothing is not printed: records of operators, where there are none.
+    halved = sum(recorded.get(kind, 0) for kind in _HALVED)
     return Arena(
         head=recorded["head"],
         tail=recorded["tail"] - halved // 2,
@@ -81,14 +83,16 @@ def golden_vectors(flatbuffer: bytes, count: int, x: Any = None) -> tuple[Any, A
         ValueError: `count` is not between 1 and the number of samples.
         FlatbufferError, ToolNotFoundError: As `run_tflite`, which also says what else is wrong.
     """
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}.")
     network = _flatbuffer.read(flatbuffer)
     sources = [network.tensors[i] for i in network.inputs]
     if x is None:
         rng = np.random.default_rng(0)
-        x = [_random_values(source, max(count, 0), rng) for source in sources]
+        x = [_random_values(source, count, rng) for source in sources]
     given = [np.asarray(values) for values in listed(x)]
     for values in given:
-        if not 1 <= count <= len(values):
+        if count > len(values):
             raise ValueError(f"count must be between 1 and the {len(values)} samples, got {count}.")
     inputs = [values[:count] for values in given]
     if len(inputs) == len(sources):  # Otherwise run_tflite says so.
@@ -131,7 +135,8 @@ def record_allocations(flatbuffer: bytes) -> dict[str, int]:
         ) from None
     text = result.stderr.decode(errors="replace")
     if result.returncode:
-        raise UnsupportedOpError(f"TensorFlow Lite Micro cannot run this network: {_reason(text)}")
+        reason = _reason(text) or f"it ended without a message, with {ending(result.returncode)}."
+        raise UnsupportedOpError(f"TensorFlow Lite Micro cannot run this network: {reason}")
     ends = re.findall(r"Arena allocation (\w+) (\d+) bytes", text)
     kinds = re.findall(r"'(.*?)' used (\d+) bytes", text)
     return {kind: int(size) for kind, size in (*ends, *kinds)}
@@ -139,4 +144,4 @@ def record_allocations(flatbuffer: bytes) -> dict[str, int]:
 
 def _reason(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[0] if lines else "it ended without a message."
+    return lines[0] if lines else ""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import require
 
-from kprune import add_masks, close_channels, run_tflite
+from kprune import add_masks, close_channels, repack, run_tflite
 from kprune.cli import COMMANDS, main
 from kprune.demo import digits_network
 from kprune.flatbuffer import read
@@ -27,6 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     masked.save(folder / "masked.keras")
     np.save(folder / "x.npy", np.random.default_rng(0).random((10, 8, 8, 1)))
     np.savez(folder / "empty.npz", z=np.zeros(3))
+    np.save(folder / "scalar.npy", np.float32(1))
     (folder / "net.tflite").write_bytes(zoo.plain_network())
     return folder
 
@@ -84,6 +85,33 @@ def test_a_flatbuffer_to_a_simulated_board_in_commands(
     assert (folder / "arena.png").read_bytes().startswith(b"\x89PNG")
     expected = run_tflite(small.read_bytes(), dequantised(x, net), interpreter="tflm")
     np.testing.assert_allclose(np.load(folder / "scores.npy"), expected.reshape(3, -1), rtol=1e-6)
+
+
+def test_a_network_goes_by_the_name_of_its_file_whatever_that_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    require("gcc", "make")
+    net, c = tmp_path / "network.tflite", tmp_path / "c"
+    net.write_bytes(zoo.dense_network())
+    np.save(tmp_path / "x.npy", np.zeros((2, 20), np.float32))
+
+    run(capsys, "to-c", net, "-o", c)
+    found = run(capsys, "simulate", c, "--data", tmp_path / "x.npy")
+
+    assert sorted(path.name for path in c.glob("network.*")) == ["network.c", "network.h"]
+    assert len(found["scores"]) == 2
+
+
+def test_what_is_written_to_stdout_is_the_output_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "net.tflite").write_bytes(zoo.plain_network())
+    # As /dev/stdout: a link to /proc/self/fd/1.
+    (tmp_path / "out").symlink_to("/proc/self/fd/1")
+    command = [sys.executable, "-m", "kprune", "repack", "net.tflite", "-o", "out"]
+
+    piped = subprocess.run(command, cwd=tmp_path, stdout=subprocess.PIPE, check=True).stdout
+
+    assert piped == repack(zoo.plain_network())
+    assert (tmp_path / "out").is_symlink()
 
 
 def test_several_inputs_and_outputs_are_simulated_from_and_into_an_npz(
@@ -145,6 +173,10 @@ def test_every_command_explains_itself(word: str, capsys: pytest.CaptureFixture[
         ("to-c-array net.tflite --name 2fast -o c", "'2fast'"),
         ("to-c-array net.tflite -o x.npy", "it is a file"),
         ("repack masked.keras -o small.tflite", "not a TensorFlow Lite flatbuffer"),
+        ("repack net.tflite -o .", ". is a folder: the output must be a file"),
+        ("to-c-array net.tflite --with-test-data -3 -o c", "count must be at least 1, got -3"),
+        ("simulate . --data x.npy --timeout nan", "timeout must be a number of seconds above 0"),
+        ("validate masked.keras net.tflite --data scalar.npy", "x has no samples"),
         ("boards uno_r5", "Did you mean"),
         ("simulate . --data x.npy", "there is none"),
         ("firmware net.tflite --board host -o fw2", "kprune writes no project for board 'host'"),

@@ -43,7 +43,7 @@ def program(tmp_path_factory):
     """The program for this computer, golden vectors included."""
     require("make", "cc")
     model = tmp_path_factory.mktemp("model")
-    for name, text in (MODEL | {"golden.c": golden_source(MODEL, 3)}).items():
+    for name, text in (MODEL | {"golden-vectors.c": golden_source(MODEL, 3)}).items():
         model.joinpath(name).write_text(text)
     return build(read_network(model), BOARDS["host"], tmp_path_factory.mktemp("build"))
 
@@ -139,7 +139,7 @@ def test_a_board_that_computes_otherwise_fails_its_self_test(tmp_path):
     golden = golden_source(MODEL, 2)
     first = re.findall(r"^    (.*)$", golden, re.MULTILINE)[0]
     changed = f"{(int(first.split(',')[0]) + 1) % 100}," + first.split(",", 1)[1]
-    for name, text in (MODEL | {"golden.c": golden.replace(first, changed)}).items():
+    for name, text in (MODEL | {"golden-vectors.c": golden.replace(first, changed)}).items():
         tmp_path.joinpath(name).write_text(text)
 
     elf = build(read_network(tmp_path), BOARDS["host"], tmp_path / "build")
@@ -190,7 +190,7 @@ def test_the_same_network_gives_the_same_golden_text():
 def test_golden_vectors_of_several_inputs_and_outputs_are_reproduced(tmp_path):
     require("make", "cc")
     files = to_c(flatbuffer_zoo.several_network(), name="net")
-    write_files({**files, "golden.c": golden_source(files, 2)}, tmp_path / "model")
+    write_files({**files, "golden-vectors.c": golden_source(files, 2)}, tmp_path / "model")
     elf = build(read_network(tmp_path / "model"), BOARDS["host"], tmp_path / "build")
 
     assert converse(elf, b"test\nsizes\nrun 1\n") == [
@@ -285,25 +285,29 @@ def test_an_arduino_library_is_laid_out_as_the_ide_expects(board):
     )
 
 
-def test_the_arduino_sketch_compiles_and_answers(tmp_path):
-    require("c++", "cc")
-    project = write_project(firmware(MODEL, "uno_r4", "tiny"), tmp_path / "tiny")
+def sketch_of(project, folder):
+    """Compile an Arduino library and its sketch for this computer."""
     stub = Path(__file__).parent / "firmware" / "arduino"
-    strict = ["-Wall", "-Wextra", "-Werror", f"-I{project}/src", f"-I{stub}"]
+    strict = ["-Wall", "-Wextra", "-Werror", f"-I{stub}", f"-I{project}/src"]
     objects = []
     # As arduino-cli does it: every source below src/, the sketch as C++ after Arduino.h.
     for source in sorted(project.rglob("src/**/*.c*")):
         compiler = ["cc", "-std=c99"] if source.suffix == ".c" else ["c++", "-std=c++17"]
-        objects.append(tmp_path / f"{source.stem}.o")
+        objects.append(folder / f"{source.parent.name}-{source.name}.o")
         subprocess.run([*compiler, *strict, "-c", source, "-o", objects[-1]], check=True)
-    sketch = project / "examples" / "tiny_serial" / "tiny_serial.ino"
+    [sketch] = project.glob("examples/*/*.ino")
     main = ["-x", "c++", "-include", "Arduino.h", sketch, "-x", "none", stub / "main.cpp"]
-    subprocess.run(
-        ["c++", "-std=c++17", *strict, *main, *objects, "-o", tmp_path / "sketch"], check=True
-    )
+    program = folder / "sketch"
+    subprocess.run(["c++", "-std=c++17", *strict, *main, *objects, "-o", program], check=True)
+    return program
+
+
+def test_the_arduino_sketch_compiles_and_answers(tmp_path):
+    require("c++", "cc")
+    project = write_project(firmware(MODEL, "uno_r4", "tiny"), tmp_path / "tiny")
 
     said = subprocess.run(
-        [tmp_path / "sketch"],
+        [sketch_of(project, tmp_path)],
         input="version\ntest\nrun 1 2 3 4 5 6\n",
         capture_output=True,
         text=True,
@@ -315,6 +319,108 @@ def test_the_arduino_sketch_compiles_and_answers(tmp_path):
         "ok 3",
         "ok 5 25 61",
     ]
+
+
+# Names: a network may be called as a file, a symbol or a guard of the program around it is
+
+
+def program_names():
+    tree = microcontroller()
+    files = [*(tree / "app").iterdir(), *(tree / "boards" / "common").iterdir()]
+    stems = {path.name.split(".")[0] for path in files} | {"port_arduino", "adapter", "model"}
+    return sorted(stems | {"golden", "app", "source", "firmware", "kprune", "kprune_network"})
+
+
+def named(name):
+    """The network of TINY under another name."""
+    return {
+        file.replace("tiny", name): text.replace("tiny", name).replace("TINY", name.upper())
+        for file, text in MODEL.items()
+    }
+
+
+@pytest.mark.parametrize(
+    "name, golden", [*((name, 0) for name in program_names()), ("network", 1), ("golden", 1)]
+)
+def test_a_network_may_be_called_as_a_part_of_the_program_is(name, golden, tmp_path):
+    require("make", "cc")
+    project = write_project(firmware(named(name), "stm32f405", name, golden=golden), tmp_path / "p")
+    # This computer stands in for the board.
+    shutil.copytree(microcontroller() / "boards" / "host", project / "boards" / "host")
+
+    subprocess.run(["make", "-s", "-C", project, "BOARD=host"], check=True)
+
+    said = subprocess.run(
+        [project / "build/host/firmware.elf"],
+        input="version\ntest\nrun 1 2 3 4 5 6\n",
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    tested = "ok 1" if golden else "error this program has no golden vectors"
+    assert said[1:] == [f"ok kprune 1 {name} host", tested, "ok 5 25 61"]
+
+
+@pytest.mark.parametrize("name", ["network", "golden", "stm32"])
+def test_such_a_network_builds_with_cmake_and_for_a_board(name, tmp_path):
+    require("make", "cmake", "arm-none-eabi-gcc")
+    project = write_project(firmware(named(name), "nucleo_f446re", name), tmp_path / "project")
+
+    for command in (["make"], ["cmake", "-B", "b", "."], ["cmake", "--build", "b"]):
+        subprocess.run(command, cwd=project, check=True, capture_output=True)
+
+    elfs = ("build/nucleo_f446re/firmware.elf", "b/firmware.elf")
+    made, cmade = (loaded_bytes(project / elf) for elf in elfs)
+    assert made == cmade
+
+
+@pytest.mark.parametrize("golden", [0, 1])
+@pytest.mark.parametrize("name", ["network", "golden", "port", "protocol", "stack", "kprune"])
+def test_such_a_network_becomes_a_sketch(name, golden, tmp_path):
+    require("c++", "cc")
+    files = firmware(named(name), "uno_r4", name, golden=golden)
+
+    sketch = sketch_of(write_project(files, tmp_path / name), tmp_path)
+
+    said = subprocess.run([sketch], input="run 1 2 3 4 5 6\n", capture_output=True, text=True)
+    assert said.stdout.splitlines() == [f"# kprune: {name} on uno_r4 is ready", "ok 5 25 61"]
+
+
+@pytest.mark.parametrize("name", ["network", "interpreter", "model", "part", "resolver", "golden"])
+def test_such_a_network_becomes_a_program_for_tensorflow_lite_micro(name, flatbuffer, tmp_path):
+    require("make", "c++", "ar")
+    project = write_project(firmware(flatbuffer, "nucleo_f446re", name, "tflm", 0), tmp_path / "p")
+    library = tmp_path / "libtensorflow-microlite.a"
+    subprocess.run(["ar", "cr", library], check=True)
+    shutil.copytree(microcontroller() / "boards" / "host", project / "boards" / "host")
+
+    subprocess.run(
+        ["make", "-s", "-C", project, "BOARD=host", f"TFLM={TFLM}", f"TFLM_LIB={library}"],
+        check=True,
+    )
+
+
+@pytest.mark.parametrize(
+    "board, name, runtime",
+    [
+        ("nano33ble", "Arduino", "c"),
+        ("nucleo_f446re", "tflite", "tflm"),
+        ("nucleo_f446re", "network_input", "tflm"),
+        ("nano33ble", "network_arena", "tflm"),
+    ],
+)
+def test_the_few_names_that_the_project_needs_are_refused(board, name, runtime, flatbuffer):
+    with pytest.raises(ValueError, match=rf"called '{name}' already.* example '{name}_model'"):
+        firmware(flatbuffer, board, name, runtime)
+
+
+def test_a_project_is_written_where_a_link_leads_to(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "project").symlink_to("disk")
+
+    write_project({"Makefile": "all:"}, tmp_path / "project")
+
+    assert (tmp_path / "project").is_symlink()
+    assert (tmp_path / "disk" / "Makefile").read_text() == "all:"
 
 
 # Cores of Arduino boards, with the floating-point units that their packages name.
@@ -422,7 +528,7 @@ def test_a_flatbuffer_is_written_as_c_first(flatbuffer):
     files = firmware(flatbuffer, "nucleo_g474re", "net", golden=1)
 
     code = {name.removeprefix("model/") for name in files if name.startswith("model/")}
-    assert code == {*to_c(flatbuffer, "net"), "golden.c"}
+    assert code == {*to_c(flatbuffer, "net"), "golden-vectors.c"}
 
 
 def test_a_board_without_a_project_is_refused_with_those_that_have_one():

@@ -6,9 +6,10 @@ import sys
 import flatbuffer_zoo as zoo
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from conftest import require
 
-from kprune import FlatbufferError, ToolNotFoundError, run_tflite
+from kprune import FlatbufferError, ToolNotFoundError, child, run_tflite
 from kprune.flatbuffer import read
 from kprune.interpreters import dequantize, quantize
 
@@ -93,6 +94,27 @@ def test_several_inputs_and_outputs_are_lists_in_the_order_of_the_file(interpret
     for wrong, message in ((x[0], "each of the network's 2 inputs"), ([x[0], x[1][:1]], "2, 1")):
         with pytest.raises(ValueError, match=message):
             run_tflite(flatbuffer, wrong)
+
+
+@pytest.mark.parametrize("interpreter", ["litert", "tflm"])
+def test_an_output_of_a_single_number_is_one_value_per_sample(interpreter: str) -> None:
+    require(*["tflite_micro"] * (interpreter == "tflm"))
+    net = zoo.Builder(0)
+    source = net.input((1, 3), 0.5, 0)
+    options = schema.ReducerOptionsT()
+    total = net.tensor((), 0.5)
+    net.operator("SUM", [source, net.int32(0, 1)], [total], options, version=2)
+
+    outputs = run_tflite(net.build(total), np.float32([[1, 2, 3], [4, 5, 6]]), interpreter)
+
+    assert outputs.tolist() == [6, 15]
+
+
+def test_an_interpreter_that_dies_is_told_by_its_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_PROGRAM", "import os; os.abort()")
+
+    with pytest.raises(ValueError, match=r"LiteRT refuses the network: .* signal SIGABRT"):
+        run_tflite(FLATBUFFER, BYTES)
 
 
 def test_no_samples_give_no_outputs() -> None:

@@ -1,9 +1,11 @@
 """Building, running and reading back, on this computer and on every board QEMU stands in for."""
 
+import os
 import shutil
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import flatbuffer_zoo
@@ -15,6 +17,7 @@ from kprune.boards import BOARDS
 from kprune.building import build, microcontroller, read_network
 from kprune.c.files import write_files
 from kprune.c.network import to_c
+from kprune.conversation import start
 from kprune.errors import BoardFaultError, DoesNotFitError, ToolNotFoundError
 from kprune.flatbuffer import read
 from kprune.interpreters import run_tflite
@@ -82,6 +85,22 @@ def test_a_folder_may_have_a_space_in_its_name(tiny, tmp_path):
     x = random_inputs(1, 6)
 
     np.testing.assert_array_equal(simulate(folder, x).outputs, tiny_reference(x))
+
+
+@pytest.mark.parametrize("name", ["network", "stack"])
+def test_a_network_may_be_called_as_a_part_of_the_program_is(name, tiny, tmp_path):
+    require(*TOOLS)
+    for path in tiny.iterdir():
+        text = path.read_text().replace("tiny", name).replace("TINY", name.upper())
+        tmp_path.joinpath(path.name.replace("tiny", name)).write_text(text)
+    x = random_inputs(5, 6)
+
+    result, usual = (simulate(folder, x, "stm32f405") for folder in (tmp_path, tiny))
+
+    np.testing.assert_array_equal(result.outputs, tiny_reference(x))
+    assert (result.instructions, result.stack_bytes) == (usual.instructions, usual.stack_bytes)
+    assert result.flash["weights"] == usual.flash["weights"] == 6
+    assert result.ram == usual.ram
 
 
 @pytest.mark.parametrize("board", QEMU_BOARDS)
@@ -307,6 +326,34 @@ def test_a_crash_of_the_program_is_told_with_its_signal(tiny, tmp_path):
 
     with pytest.raises(RuntimeError, match=r"tiny on the host ended before it answered.*SIGSEGV"):
         simulate(folder, random_inputs(1, 6))
+
+
+def test_a_program_that_dies_between_two_requests_is_told_with_its_exit_code():
+    dying = "echo '# kprune: hi'; exec <&-; sleep 0.2; exit 3"
+
+    with (
+        pytest.raises(RuntimeError, match=r"net ended before it answered: exit code 3"),
+        start(["sh", "-c", dying], "net", 5) as program,
+    ):
+        time.sleep(0.5)
+        program.ask("run 1")
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
+def test_a_timeout_that_is_no_time_is_refused(timeout, tiny):
+    with pytest.raises(ValueError, match=r"timeout must be a number of seconds above 0"):
+        simulate(tiny, random_inputs(1, 6), timeout=timeout)
+
+
+def test_a_simulator_that_does_not_start_is_told_with_what_it_said(tiny, tmp_path, monkeypatch):
+    require(*TOOLS)
+    broken = tmp_path / "qemu-system-arm"
+    broken.write_text("#!/bin/sh\necho 'error while loading shared libraries' >&2\nexit 127\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    with pytest.raises(RuntimeError, match=r"qemu-system-arm` failed with exit code 127: error wh"):
+        simulate(tiny, random_inputs(1, 6), "mps2-an386")
 
 
 @pytest.mark.parametrize("board", QEMU_BOARDS)

@@ -3,8 +3,8 @@
  * Inputs are made on the board from a seed, so a vector costs only its outputs in flash:
  * xorshift32 (Marsaglia, Xorshift RNGs, 2003) with shifts 13, 17, 5; value i is the top byte
  * of state i + 1, as int8. Several inputs take their values one after another, and so do outputs. */
-#ifndef KPRUNE_GOLDEN_H
-#define KPRUNE_GOLDEN_H
+#ifndef KPRUNE_GOLDEN
+#define KPRUNE_GOLDEN
 
 #include <stddef.h>
 #include <stdint.h>

@@ -2,8 +2,9 @@
  *
  * network.c (generated C) or network_tflm.cpp (TensorFlow Lite Micro) implements it; both are
  * written from the *.in files beside this one. */
-#ifndef KPRUNE_NETWORK_H
-#define KPRUNE_NETWORK_H
+/* Not KPRUNE_NETWORK_H, which is the guard of a network called kprune_network. */
+#ifndef KPRUNE_NETWORK
+#define KPRUNE_NETWORK
 
 #include <stddef.h>
 #include <stdint.h>
@@ -26,11 +27,11 @@ struct network_part {
 const char *network_init(void);
 
 /* Where the next inputs go, in the order of the flatbuffer; size 0 beyond the last one.
- * They may be overwritten by network_run. */
+ * They may be overwritten by network_invoke. */
 struct network_part network_input(size_t index);
 
 /* Run the network on what lies in its inputs. Returns 1, or 0 if the runtime failed. */
-int network_run(void);
+int network_invoke(void);
 
 /* What the last run gave, valid until the next one; size 0 beyond the last output. */
 struct network_part network_output(size_t index);

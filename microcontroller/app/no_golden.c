@@ -1,4 +1,4 @@
-/* no_golden.c: stands in for golden.c where the model's folder has none. */
+/* no_golden.c: stands in for golden-vectors.c where the model's folder has none. */
 #include "golden.h"
 
 const size_t golden_count = 0;

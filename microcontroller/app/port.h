@@ -1,8 +1,8 @@
 /* port.h: what a board provides. Four functions; nothing else in app/ knows the hardware.
  *
  * boards/template/ has an empty port that compiles: copy that folder to add a board. */
-#ifndef KPRUNE_PORT_H
-#define KPRUNE_PORT_H
+#ifndef KPRUNE_PORT
+#define KPRUNE_PORT
 
 #include <stdint.h>
 

@@ -234,7 +234,7 @@ static int read_input(struct line *line)
 static int run_timed(void)
 {
     uint32_t start = port_micros();
-    int done = network_run();
+    int done = network_invoke();
 
     run_micros = port_micros() - start;
     if (!done) {

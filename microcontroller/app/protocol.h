@@ -26,8 +26,8 @@
  * A line may be of any length: values are stored as they arrive, and a word longer than any number
  * or command is refused. A processor fault prints one line that begins with `fault` and stops.
  * After reset the program says `# kprune: gesture on stm32f405 is ready`. */
-#ifndef KPRUNE_PROTOCOL_H
-#define KPRUNE_PROTOCOL_H
+#ifndef KPRUNE_PROTOCOL
+#define KPRUNE_PROTOCOL
 
 #define PROTOCOL_VERSION 1
 

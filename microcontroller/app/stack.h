@@ -1,6 +1,6 @@
 /* stack.h: how much stack was ever in use. */
-#ifndef KPRUNE_STACK_H
-#define KPRUNE_STACK_H
+#ifndef KPRUNE_STACK
+#define KPRUNE_STACK
 
 #include <stdint.h>
 
