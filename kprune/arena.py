@@ -227,6 +227,9 @@ def _record_bytes(operator: Operator, network: Network) -> int:
         if not is_dense or len(weights.scale) > 1:
             channels = weights.shape[0] if is_dense else _channels(operator, network)
             size += 2 * _aligned(4 * channels)
+    if operator.name == "SOFTMAX" and network.tensors[operator.inputs[0]].dtype == "int16":
+        # softmax_common.cc: tables of exp(x) and of 1 / (1 + x), 513 values of int16 each.
+        size += 2 * _aligned(2 * 513)
     if operator.name == "BATCH_MATMUL":
         # It keeps transposed copies.
         size += sum(_aligned(network.tensors[i].num_bytes) for i in operator.inputs if i != -1)

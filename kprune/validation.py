@@ -151,9 +151,12 @@ def validate(
             f"{len(network.inputs)} and {len(network.outputs)}. Compare run_tflite(flatbuffer, x) "
             "with model.predict(x), or validate a model per output."
         )
-    x, labels = np.asarray(x), _labels(x, y)
+    x = np.asarray(x)
+    if x.ndim == 0 or len(x) == 0:
+        raise ValueError(f"x has no samples: its shape is {x.shape}, expected (samples, ...).")
     target = network.tensors[network.outputs[0]]
     source = network.tensors[network.inputs[0]]
+    labels = None if y is None else _labels(np.asarray(y), len(x), max(target.size, 2))
     samples = quantize(x, source)
     raw = {
         "LiteRT": run_tflite(flatbuffer, samples),
@@ -189,15 +192,22 @@ def _predict(model: keras.Model, x: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _labels(x: np.ndarray, y: np.ndarray | None) -> np.ndarray | None:
-    if len(x) == 0:
-        raise ValueError("x has no samples.")
-    if y is None:
-        return None
-    y = np.asarray(y)
-    labels = y.argmax(-1) if y.ndim > 1 and y.shape[-1] > 1 else y.reshape(-1)
-    if len(labels) != len(x):
-        raise ValueError(f"y has {len(labels)} labels for the {len(x)} samples of x.")
+def _labels(y: np.ndarray, num_samples: int, num_classes: int) -> np.ndarray:
+    one_hot = (num_samples, num_classes)
+    labels = y.argmax(-1) if y.shape == one_hot else y.reshape(-1)
+    if len(labels) != num_samples:
+        raise ValueError(
+            f"y has {len(labels)} labels for the {num_samples} samples of x; one-hot it would have "
+            f"the shape {one_hot}."
+        )
+    # Whole numbers in floating point will do; in texts, numpy would look for the digits.
+    is_number = y.dtype.kind in "biuf"
+    wrong = labels[~np.isin(labels, np.arange(num_classes))] if is_number else labels
+    if len(wrong):
+        raise ValueError(
+            f"y must be whole numbers from 0 to {num_classes - 1}, one for each class, "
+            f"got {wrong.tolist()[0]!r}."
+        )
     return labels
 
 

@@ -136,6 +136,25 @@ def largest(net):
     return y
 
 
+def in_16_bits(kind, scale=1 / 32768, options=None, version=2):
+    """One operator on 16-bit activations."""
+
+    def build(net):
+        x, y = (net.tensor((1, 30), s, dtype=schema.TensorType.INT16) for s in (0.001, scale))
+        net.graph.inputs.append(x)
+        net.operator(kind, [x], [y], options, version=version)
+        return y
+
+    return build
+
+
+def softmax_in_float(net):
+    x, y = (net.tensor((1, 30), None, dtype=schema.TensorType.FLOAT32) for _ in range(2))
+    net.graph.inputs.append(x)
+    net.operator("SOFTMAX", [x], [y], schema.SoftmaxOptionsT(beta=1.0))
+    return y
+
+
 def dequantized(net):
     x, y = net.input((1, 30)), net.tensor((1, 30), None, dtype=schema.TensorType.FLOAT32)
     net.operator("DEQUANTIZE", [x], [y], schema.DequantizeOptionsT(), version=2)
@@ -243,6 +262,10 @@ OPERATORS = {
     "PACK": single(
         "PACK", schema.PackOptionsT(valuesCount=1, axis=0), x=(4, 3), y=(1, 4, 3), version=2
     ),
+    "SOFTMAX of int16": in_16_bits("SOFTMAX", options=schema.SoftmaxOptionsT(beta=1.0), version=3),
+    "SOFTMAX of float": softmax_in_float,
+    "LOGISTIC of int16": in_16_bits("LOGISTIC"),
+    "TANH of int16": in_16_bits("TANH"),
     "per tensor": lambda net: net.conv2d(net.input((1, 6, 6, 3)), 9, per_channel=False),
     "dense per channel": lambda net: net.dense(net.input((1, 20)), 7, per_channel=True),
     "unused input": unused_input,
@@ -305,6 +328,17 @@ def test_a_measured_arena_has_the_same_head_and_a_tail_for_32_bits():
     assert measured.tail <= predicted.tail
     assert predicted.total % 16 == 0
     assert "recording allocator" in measured.source and "kprune" in predicted.source
+
+
+def test_a_network_without_operators_is_measured():
+    require("tflite_micro")
+    net = flatbuffer_zoo.Builder()
+    content = net.build(net.input((1, 4)))
+
+    measured = measure_arena(content)
+
+    assert measured.head == arena.arena(flatbuffer.read(content)).head == 16
+    assert 0 < measured.tail <= arena.arena(flatbuffer.read(content)).tail
 
 
 def test_the_margin_holds_the_scratch_buffers_of_cmsis_nn():

@@ -154,6 +154,38 @@ def test_the_worst_layer_is_where_the_ratio_falls_most():
     assert found.worst.layer == "c"
 
 
+@pytest.mark.parametrize(
+    ("y", "told"),
+    [
+        (["0"] * 80, "'0'"),
+        ([0.5] * 80, "0.5"),
+        ([np.nan] * 80, "nan"),
+        ([0] * 79 + [3], "3"),
+        ([0] * 79 + [-1], "-1"),
+    ],
+)
+def test_refuses_labels_that_are_no_classes(model, flatbuffer, x, y, told):
+    with pytest.raises(ValueError, match=rf"whole numbers from 0 to 2, .* got {told}\."):
+        kprune.validate(model, flatbuffer, x, np.array(y))
+
+
+@pytest.mark.parametrize("shape", [(80, 4), (80, 2)])
+def test_refuses_labels_of_other_classes(model, flatbuffer, x, shape):
+    with pytest.raises(ValueError, match=r"80 samples of x; one-hot .* shape \(80, 3\)"):
+        kprune.validate(model, flatbuffer, x, np.eye(80)[:, : shape[1]])
+
+
+def test_labels_may_be_whole_numbers_in_floating_point_or_one_hot(model, flatbuffer, x):
+    y = np.arange(80) % 3
+
+    plain, real, column, one_hot = (
+        kprune.validate(model, flatbuffer, x, labels).accuracy
+        for labels in (y, y.astype("float32"), y[:, np.newaxis], np.eye(3)[y])
+    )
+
+    assert plain == real == column == one_hot
+
+
 def test_refuses_what_does_not_fit(model, flatbuffer, x):
     other = keras.Sequential([keras.Input(SHAPE), layers.Flatten(), layers.Dense(7)])
 
@@ -161,8 +193,9 @@ def test_refuses_what_does_not_fit(model, flatbuffer, x):
         kprune.validate(other, flatbuffer, x)
     with pytest.raises(ValueError, match="10 labels for the 80 samples"):
         kprune.validate(model, flatbuffer, x, np.zeros(10))
-    with pytest.raises(ValueError, match="no samples"):
-        kprune.validate(model, flatbuffer, x[:0])
+    for nothing in (x[:0], np.float32(1)):
+        with pytest.raises(ValueError, match="no samples"):
+            kprune.validate(model, flatbuffer, nothing)
     with pytest.raises(kprune.FlatbufferError):
         kprune.validate(model, b"nothing", x)
     with pytest.raises(ValueError, match=r"one input and one output, .* has 2 and 2\. Compare"):
