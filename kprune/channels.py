@@ -135,9 +135,11 @@ def trace(model: keras.Model, exclude: Iterable[str] = ()) -> Trace:
     graph = read_graph(model)
     ids = ChannelIds()
     tensors = {id(t): _input(ids, t) for t in tree.flatten(graph.inputs)}
+    names = graph.names
     flows = []
     for call in graph.calls:
-        declared = flow(Site(call, [tensors[id(t)] for t in call.inputs], ids))
+        inputs = [tensors[id(t)] for t in call.inputs]
+        declared = flow(Site(call, inputs, ids, names[id(call.operation)]))
         made = declared.output if isinstance(declared.output, list) else [declared.output]
         tensors.update((id(t), o) for t, o in zip(call.outputs, made, strict=True))
         if call.operation.name in exclude:
@@ -147,6 +149,7 @@ def trace(model: keras.Model, exclude: Iterable[str] = ()) -> Trace:
     for t in tree.flatten(graph.outputs):
         ids.hold(tensors[id(t)], "output of the model")
     _tie_shared_layers(graph, flows, ids)
+    _hold_only_ones(ids)
     _hold_unmasked(graph, flows, tensors, ids)
     return _number(graph, flows, tensors, ids)
 
@@ -240,10 +243,27 @@ def _tie_shared_layers(graph: Graph, flows: list[Flow], ids: ChannelIds) -> None
             ids.merge(known.config[name], channels)
 
 
+def _hold_only_ones(ids: ChannelIds) -> None:
+    """Channels without which a layer would make none."""
+    labels = ids.labels()
+    for name, made in ids.makers:
+        if (labels[made] == labels[made[0]]).all():
+            why = (
+                f"the only channel of {name!r}"
+                if len(made) == 1
+                else f"the {len(made)} channels of {name!r} stand and fall together"
+            )
+            ids.hold(made, why)
+
+
 def _hold_unmasked(
     graph: Graph, flows: list[Flow], tensors: Mapping[int, np.ndarray], ids: ChannelIds
 ) -> None:
-    """In a masked model, only what stands behind masks can be closed."""
+    """In a masked model, only what stands behind masks can be closed.
+
+    `add_masks` leaves out the mask of channels of which none can go. What else can hold them back
+    is known by now, so it was the caller who did.
+    """
     masks = [c for c in graph.calls if isinstance(c.operation, ChannelMask)]
     if not masks:
         return
@@ -251,7 +271,8 @@ def _hold_unmasked(
     for point in mixing_points(graph, flows, tensors):
         if id(point.tensor) not in masked:
             channels = tensors[id(point.tensor)]
-            ids.hold(channels, f"no mask in front of {point.mixer.operation.name!r}")
+            reader = point.mixer.operation.name
+            ids.hold(channels, f"excluded by the caller: no mask in front of {reader!r}")
     for call in masks:
         ids.hold(_gated(call, tensors)[list(call.operation.fixed)], "excluded by the caller")
 
@@ -280,19 +301,6 @@ def _number(
         flows=[renumber(f) for f in flows],
         tensors={key: number(a) for key, a in tensors.items()},
         num_channels=int(labels.max()) + 1,
-        held={**_only_ones(makers), **ids.reasons(labels)},
+        held=ids.reasons(labels),
         makers=makers,
     )
-
-
-def _only_ones(makers: list[tuple[str, np.ndarray]]) -> dict[int, str]:
-    """Channels without which a layer would make none."""
-    why = {}
-    for name, channels in makers:
-        if (channels == channels[0]).all():
-            why[int(channels[0])] = (
-                f"the only channel of {name!r}"
-                if len(channels) == 1
-                else f"the {len(channels)} channels of {name!r} stand and fall together"
-            )
-    return why

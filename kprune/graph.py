@@ -50,6 +50,19 @@ class Graph:
         operations = {id(call.operation): call.operation for call in self.calls}
         return [o for o in operations.values() if isinstance(o, keras.layers.Layer)]
 
+    @property
+    def names(self) -> dict[int, str]:
+        """A name of its own for each operation, under its `id`; its copies have it, too.
+
+        Nested models, once flattened, may use one twice, or that of an input. Then those that name
+        an output of the model keep theirs.
+        """
+        outputs = {id(t) for t in tree.flatten(self.outputs)}
+        ends = [c for c in self.calls if outputs & {id(t) for t in c.outputs}]
+        operations = {id(c.operation): c.operation for c in [*ends, *self.calls]}
+        taken = {t.name for t in tree.flatten(self.inputs)}
+        return {key: unique(operation.name, taken) for key, operation in operations.items()}
+
 
 def read_graph(model: keras.Model) -> Graph:
     """List the calls of a Sequential or functional model, nested models included.
@@ -64,7 +77,8 @@ def read_graph(model: keras.Model) -> Graph:
         TypeError: `model` is no Keras model.
         ValueError: `model` has not been built, so its shapes are unknown.
         UnsupportedLayerError: `model`, or a model inside it, is subclassed, so that its graph is
-            hidden in Python code, or layers are quantized or have LoRA weights. All by name.
+            hidden in Python code, layers are quantized or have LoRA weights, or an operation
+            reads the weights of a layer. All by name.
 
     Example:
         >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, name="scores")])
@@ -73,9 +87,9 @@ def read_graph(model: keras.Model) -> Graph:
     """
     _check_readable(model)
     walk = _Walk()
-    inputs = _placeholders(model)
+    inputs = _placeholders(_ends(model)[0])
     outputs = walk.resolve(walk.enter(model, inputs, training=None))
-    _check_operations(model, [call.operation for call in walk.calls])
+    _check_calls(model, walk.calls)
     walk.name_outputs(getattr(model, "output_names", []), inputs, outputs)
     return Graph(model.name, inputs, walk.resolve(outputs), walk.calls)
 
@@ -99,7 +113,7 @@ def rebuild(
     def renew(value: object) -> object:
         return new[id(value)] if _is_tensor(value) else value
 
-    inputs = tree.map_structure(lambda t: _placeholder(t, t.name, batch_size), graph.inputs)
+    inputs = _placeholders(graph.inputs, batch_size)
     new.update(zip(map(id, tree.flatten(graph.inputs)), tree.flatten(inputs), strict=True))
     for step in graph.calls:
         args, kwargs = tree.map_structure(renew, (step.args, step.kwargs))
@@ -124,8 +138,9 @@ def copy_model(graph: Graph, batch_size: int | None = None) -> keras.Model:
 def give_weights(layer: keras.layers.Layer, values: Sequence) -> None:
     # As NumPy arrays: JAX would share the buffers, and training one model would delete the other's.
     layer.set_weights([keras.ops.convert_to_numpy(value) for value in values])
-    # What Normalization computes with are not its weights, but constants made of them.
-    if hasattr(layer, "finalize_state"):
+    # What Normalization computes with are not its weights, but constants made of them. Others have
+    # a finalize_state(), too, but make constants of data that the copy has not seen.
+    if isinstance(layer, keras.layers.Normalization):
         layer.finalize_state()
 
 
@@ -143,39 +158,63 @@ def copy_layers(
     """
     copies: dict[int, keras.Operation] = {}
     refused = []
-    names = _names(graph)
+    names = graph.names
     for operation in {id(c.operation): c.operation for c in graph.calls}.values():
         change = {**changes.get(id(operation), {}), "name": names[id(operation)]}
         try:
             copies[id(operation)] = _copy(operation, change)
-        except (NotImplementedError, TypeError, ValueError) as error:
+        except (NotImplementedError, OSError, TypeError, ValueError) as error:
             refused.append(f"{operation.name!r} ({type(operation).__name__}): {error}")
     if refused:
         raise UnsupportedLayerError(
             "These layers cannot be made again from their get_config(), which kprune needs: "
             + "; ".join(refused)
-            + ". Give them a get_config() that returns the arguments of their constructor."
+            + ". Give layers of your own a get_config() that returns the arguments of their "
+            "constructor, and functions of your own (a lambda, too) a name that Keras finds: "
+            "@keras.saving.register_keras_serializable()."
         )
     return copies
 
 
+# What the config of a Lambda holds as byte code, which no longer finds the names around it.
+_LAMBDA = ("function", "_output_shape", "mask", "arguments")
+
+
 def _copy(operation: keras.Operation, change: dict[str, object]) -> keras.Operation:
-    config = {**_unbuilt(operation.get_config()), **change}
+    config: dict[str, object] = _unbuilt(operation.get_config())
     # A function of the user's (an activation, say) need not be registered.
     functions = [f for f in vars(operation).values() if isinstance(f, FunctionType)]
     with keras.saving.custom_object_scope({f.__name__: f for f in functions}):
         if isinstance(operation, keras.layers.Lambda):
-            copy = type(operation).from_config(config, safe_mode=False)
-            # Its config holds byte code, which no longer finds the names around it.
-            copy.function = operation.function
+            copy = type(operation).from_config({**config, **change}, safe_mode=False)
+            for name in _LAMBDA:
+                setattr(copy, name, getattr(operation, name))
         else:
-            copy = type(operation).from_config(config)
+            config |= _functions(operation, config)
+            copy = type(operation).from_config({**config, **change})
     if hasattr(operation, "save_assets"):
-        # What a lookup has learned from data is neither in its config nor in its weights.
-        with TemporaryDirectory() as folder:
-            operation.save_assets(folder)
-            copy.load_assets(folder)
+        _give_assets(copy, operation)
     return copy
+
+
+def _functions(operation: keras.Operation, config: dict[str, object]) -> dict[str, FunctionType]:
+    """Functions, for what a config has made of them: a lambda has no name to be found by."""
+    if not type(operation).from_config.__module__.startswith("keras."):
+        return {}  # It may want to undo itself what its get_config() did.
+    values = {n: getattr(operation, n, None) for n, v in config.items() if isinstance(v, dict)}
+    return {name: f for name, f in values.items() if isinstance(f, FunctionType)}
+
+
+def _give_assets(copy: keras.layers.Layer, layer: keras.layers.Layer) -> None:
+    """What a lookup has learned from data is neither in its config nor in its weights."""
+    if not layer.weights:
+        # Before the vocabulary, which wants the frequencies of its words ("tf_idf") to be there.
+        variables: dict[str, object] = {}
+        layer.save_own_variables(variables)
+        copy.load_own_variables(variables)
+    with TemporaryDirectory() as folder:
+        layer.save_assets(folder)
+        copy.load_assets(folder)
 
 
 def _unbuilt(config: Any) -> Any:
@@ -183,16 +222,6 @@ def _unbuilt(config: Any) -> Any:
     if isinstance(config, dict):
         return {key: _unbuilt(v) for key, v in config.items() if key != "build_config"}
     return [_unbuilt(v) for v in config] if isinstance(config, list) else config
-
-
-def _names(graph: Graph) -> dict[int, str]:
-    """A name for each operation. Nested models, once flattened, may use one twice; then those that
-    name an output of the model keep theirs."""
-    outputs = {id(t) for t in tree.flatten(graph.outputs)}
-    ends = [c for c in graph.calls if outputs & {id(t) for t in c.outputs}]
-    operations = {id(c.operation): c.operation for c in [*ends, *graph.calls]}
-    taken: set[str] = set()
-    return {key: unique(operation.name, taken) for key, operation in operations.items()}
 
 
 def unique(name: str, taken: set[str]) -> str:
@@ -237,9 +266,9 @@ class _Walk:
         self, training: bool | None, operation: keras.Operation, /, *args: object, **kwargs: object
     ) -> object:
         if training is not None and _takes_training(operation):
-            kwargs = {"training": training, **kwargs}
+            kwargs["training"] = training  # As Keras does: the outermost model decides.
         outputs = _Step(operation)(*args, **kwargs)
-        args, kwargs = self.resolve((args, kwargs))
+        args, kwargs = self.resolve(_first_by_position(operation, args, kwargs))
         call = Call(operation, args, kwargs, tree.flatten(outputs))
         if _has_graph(operation):
             self.inline(call)
@@ -248,8 +277,8 @@ class _Walk:
         return outputs
 
     def inline(self, call: Call) -> None:
-        inputs = _placeholders(call.operation)
-        for inner, outer in zip(tree.flatten(inputs), call.inputs, strict=True):
+        inputs = _placeholders(_ends(call.operation)[0])
+        for inner, outer in zip(tree.flatten(inputs), _given(call), strict=True):
             self.alias[id(inner)] = outer
         inside = self.enter(call.operation, inputs, call.kwargs.get("training"))
         for outer, inner in zip(call.outputs, tree.flatten(inside), strict=True):
@@ -270,7 +299,12 @@ class _Walk:
 
 
 def _has_graph(operation: object) -> bool:
-    return isinstance(operation, keras.Sequential | keras.Function)
+    return isinstance(operation, keras.Sequential | keras.Function) and not _has_own_call(operation)
+
+
+def _has_own_call(operation: object) -> bool:
+    """Whether it may compute something else than its graph, if it has one."""
+    return not type(operation).call.__module__.startswith("keras.")  # type: ignore[attr-defined]
 
 
 def _ends(model: keras.Model) -> tuple[object, object]:
@@ -280,19 +314,43 @@ def _ends(model: keras.Model) -> tuple[object, object]:
     return model.input, model.output
 
 
-def _placeholders(model: keras.Model) -> object:
-    """Fresh inputs like those of the model, in its structure, and with the names of its layers."""
-    view = keras.Model(*_ends(model))
-    names = {id(x.output): x.name for x in view.layers if isinstance(x, keras.layers.InputLayer)}
-    return tree.map_structure(lambda t: _placeholder(t, names[id(t)]), view.input)
+def _given(call: Call) -> list:
+    """What a model is called with, in the order of its inputs."""
+    inputs, *others = call.args
+    if any(map(_is_tensor, tree.flatten((others, call.kwargs)))):
+        raise UnsupportedLayerError(
+            f"Model {call.operation.name!r} is called with a mask beside its inputs. Make the mask "
+            "one of its inputs, and give it to the layers inside that need it."
+        )
+    own = _ends(call.operation)[0]
+    if isinstance(inputs, dict) and not isinstance(own, dict):
+        return [inputs[t.name] for t in tree.flatten(own)]
+    return tree.flatten(inputs)
 
 
-def _placeholder(
-    t: keras.KerasTensor, name: str, batch_size: int | None = None
-) -> keras.KerasTensor:
-    return keras.Input(
-        batch_shape=(batch_size or t.shape[0], *t.shape[1:]), dtype=t.dtype, name=name
-    )
+def _first_by_position(
+    operation: keras.Operation, args: tuple, kwargs: dict[str, object]
+) -> tuple[tuple, dict[str, object]]:
+    """`layer(inputs=x)` as `layer(x)`: rules and masks take the first tensor for the input."""
+    parameters = inspect.signature(operation.call).parameters.values()
+    first = next((p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD), "")
+    given = kwargs.get(first)
+    if args or not any(map(_is_tensor, tree.flatten(given))):
+        return args, kwargs
+    return (given,), {k: v for k, v in kwargs.items() if k != first}
+
+
+def _placeholders(inputs: object, batch_size: int | None = None) -> object:
+    """Fresh inputs like these: same structure, and the names of their layers."""
+    flat = tree.flatten(inputs)
+    made_by = {id(layer.output): layer for layer in keras.Model(flat, flat).layers}
+
+    def fresh(tensor: keras.KerasTensor) -> keras.KerasTensor:
+        config = made_by[id(tensor)].get_config()
+        shape = (batch_size or tensor.shape[0], *tensor.shape[1:])
+        return keras.layers.InputLayer(**{**config, "batch_shape": shape}).output
+
+    return tree.map_structure(fresh, inputs)
 
 
 def _takes_training(operation: object) -> bool:
@@ -302,19 +360,27 @@ def _takes_training(operation: object) -> bool:
     )
 
 
-def _check_operations(model: keras.Model, operations: list[keras.Operation]) -> None:
+def _check_calls(model: keras.Model, calls: list[Call]) -> None:
     refused: dict[str, list[str]] = {}
-    for operation in {id(o): o for o in operations}.values():
-        if why := _refusal(operation):
-            name = f"{operation.name!r} ({type(operation).__name__})"
+    owners = _owners(calls)
+    for call in calls:
+        if why := _refusal(call.operation) or _reading(call, owners):
+            name = f"{call.operation.name!r} ({type(call.operation).__name__})"
             refused.setdefault(why, []).append(name)
     if refused:
-        layers = "; ".join(f"{', '.join(names)} {why}" for why, names in refused.items())
+        layers = "; ".join(
+            f"{', '.join(dict.fromkeys(names))} {why}" for why, names in refused.items()
+        )
         raise UnsupportedLayerError(f"Layers of {model.name!r} cannot be taken: {layers}.")
 
 
 def _refusal(operation: keras.Operation) -> str | None:
     """What is wrong with a layer, and what to do; as the end of a sentence."""
+    if isinstance(operation, keras.Sequential | keras.Function):
+        return (
+            "with a call() of their own, which may compute something else than their graph: put "
+            "it into the graph, keras.Model(inputs, outputs)"
+        )
     if isinstance(operation, keras.Model):
         return (
             "subclassed, their graphs are hidden in their call(): build them with the functional "
@@ -328,11 +394,34 @@ def _refusal(operation: keras.Operation) -> str | None:
     return None
 
 
+def _owners(calls: list[Call]) -> dict[int, str]:
+    """`id(weight)` -> the name of its layer."""
+    layers = [c.operation for c in calls if isinstance(c.operation, keras.layers.Layer)]
+    return {id(weight): layer.name for layer in layers for weight in layer.weights}
+
+
+def _reading(call: Call, owners: dict[int, str]) -> str | None:
+    """What is wrong with a call that is given a weight, and what to do; likewise."""
+    values = tree.flatten((call.args, call.kwargs))
+    if read := [owners[id(value)] for value in values if id(value) in owners]:
+        return (
+            f"given a weight of {read[0]!r}, which would come apart from it in any copy: write one "
+            "layer that has the weight, and call it in both places"
+        )
+    return None
+
+
 def _check_readable(model: object) -> None:
     if not isinstance(model, keras.Model):
         raise TypeError(
             f"Expected a Keras model, got {type(model).__name__}. "
             "Pass a Sequential or functional keras.Model."
+        )
+    if isinstance(model, keras.Sequential | keras.Function) and _has_own_call(model):
+        raise UnsupportedLayerError(
+            f"Model {model.name!r} ({type(model).__name__}) has a call() of its own, which may "
+            "compute something else than its graph. Put it into the graph: "
+            "keras.Model(inputs, outputs)."
         )
     if not _has_graph(model):
         raise UnsupportedLayerError(

@@ -210,9 +210,12 @@ def normalization(site: Site) -> Flow:
 @rule(layers.BatchNormalization)
 def batch_normalization(site: Site) -> Flow:
     read = site.read(own_axis(site, site.layer.axis))
-    names = ("gamma", "beta", "moving_mean", "moving_variance")
-    weights = {n: Weight({0: read}, statistic=n.startswith("moving")) for n in names}
+    weights = {n: Weight({0: read}) for n in ("gamma", "beta")}
+    weights |= {n: Weight({0: read}, statistic=True) for n in _STATISTICS}
     return Flow(site.x, weights)
+
+
+_STATISTICS = ("moving_mean", "moving_variance", "moving_stddev", "renorm_mean", "renorm_stddev")
 
 
 @rule(layers.GroupNormalization)
@@ -230,8 +233,7 @@ def group_normalization(site: Site) -> Flow:
 @rule(layers.LayerNormalization, layers.RMSNormalization)
 def normalise_over(site: Site) -> Flow:
     """The mean over channels depends on how many there are, so they stay."""
-    axes = np.atleast_1d(site.layer.axis).tolist()
-    if {own_axis(site, a) for a in axes} & set(varying(site.x)):
+    if own_axes(site) & set(varying(site.x)):
         site.hold(site.x, "divides them by a mean over all of them")
     return Flow(site.x)
 
@@ -239,13 +241,12 @@ def normalise_over(site: Site) -> Flow:
 @rule(layers.UnitNormalization)
 def unit_normalization(site: Site) -> Flow:
     """The sum of squares over channels is the same without those that are zero."""
-    axes = {own_axis(site, a) for a in np.atleast_1d(site.layer.axis).tolist()}
-    return Flow(site.x, mixes=bool(axes & set(varying(site.x))))
+    return Flow(site.x, mixes=bool(own_axes(site) & set(varying(site.x))))
 
 
 @rule(layers.Softmax)
 def softmax(site: Site) -> Flow:
-    if {own_axis(site, a) for a in np.atleast_1d(site.layer.axis).tolist()} & set(varying(site.x)):
+    if site.layer.axis is None or own_axes(site) & set(varying(site.x)):
         site.hold(site.x, "needs all of them")
     return Flow(site.x)
 
@@ -378,6 +379,11 @@ def concatenate(site: Site) -> Flow:
 def own_axis(site: Site, axis: int) -> int:
     """An axis as Keras counts it, with the batch axis, as one of `site.x`; -1 is the batch axis."""
     return axis - 1 if axis >= 0 else axis + site.x.ndim
+
+
+def own_axes(site: Site) -> set[int]:
+    """The axis or axes of the layer, likewise."""
+    return {own_axis(site, axis) for axis in np.atleast_1d(site.layer.axis).tolist()}
 
 
 # --- Activations --------------------------------------------------------------------------------

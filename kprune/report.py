@@ -14,6 +14,7 @@ from rich.table import Table
 from kprune.channels import Group, Trace, trace
 from kprune.cost import COUNTED, KINDS, MEMORY, Cost, elements
 from kprune.ids import core
+from kprune.layers import ChannelMask
 from kprune.masking import read_gates
 
 
@@ -92,19 +93,32 @@ def _before(model: keras.Model, kinds: Iterable[str]) -> Profile:
 
 
 def _layers(found: Trace, live: np.ndarray) -> list[LayerProfile]:
-    made = {
-        call.operation.name: int(live[core(flow.output)].sum())
-        for call, flow in found.steps
-        if isinstance(flow.output, np.ndarray)
-    }
+    names = found.graph.names
+    made = {names[id(call.operation)]: _first(flow.output) for call, flow in found.steps}
     rows: dict[str, LayerProfile] = {}
-    for element in elements(found):
+    for name, element in zip(_owners(found), elements(found), strict=True):
         pairs = int(np.prod([live[side].sum() for side in element.sides], dtype=int))
-        row = rows.get(element.layer, LayerProfile(element.layer, made.get(element.layer, 0)))
-        rows[element.layer] = replace(
+        row = rows.get(name, LayerProfile(name, int(live[core(made[name])].sum())))
+        rows[name] = replace(
             row, params=row.params + element.params * pairs, macs=row.macs + element.macs * pairs
         )
     return list(rows.values())
+
+
+def _first(output: np.ndarray | list[np.ndarray]) -> np.ndarray:
+    return output[0] if isinstance(output, list) else output
+
+
+def _owners(found: Trace) -> list[str]:
+    """Of each element, the layer, by the name that no other layer has."""
+    names = found.graph.names
+    return [
+        names[id(call.operation)]
+        for call in found.graph.calls
+        if isinstance(call.operation, keras.layers.Layer)
+        and not isinstance(call.operation, ChannelMask)
+        for _ in call.operation.weights
+    ]
 
 
 def _layer_table(name: str, now: Profile, before: Profile) -> Table:

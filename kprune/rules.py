@@ -61,11 +61,14 @@ class Site:
     Attributes:
         call: The layer, its arguments and its outputs.
         inputs: The ids of each input, in its shape.
+        ids: Makes ids, and remembers what is said of them.
+        name: The layer's name; where nested models use one twice, the name of its copies.
     """
 
     call: Call
     inputs: list[np.ndarray]
     ids: ChannelIds
+    name: str
 
     @property
     def layer(self) -> keras.layers.Layer:
@@ -97,7 +100,7 @@ class Site:
 
     def make(self, count: int) -> np.ndarray:
         """New ids for the channels that the layer makes, shape `(count,)`."""
-        return self.ids.make(self.layer.name, count)
+        return self.ids.make(self.name, count)
 
     def spread(self, ids: np.ndarray, axis: int | None = None) -> np.ndarray:
         """Ids of the output: `ids` along one axis (by default the channel axis), the same along

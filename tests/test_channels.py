@@ -86,3 +86,30 @@ def test_excluded_channels_stay_in_the_masked_model_too() -> None:
 
     assert reasons(masked)["a"] == "excluded by the caller"
     assert reasons(masked)["b"] == ""
+
+
+def test_a_layer_that_is_excluded_as_a_whole_stays_in_the_masked_model_too() -> None:
+    inputs = keras.Input((4,))
+    x = layers.Dense(1, name="one")(layers.Dense(5, name="b")(layers.Dense(4, name="a")(inputs)))
+    model = keras.Model(inputs, layers.Dense(2, name="c")(x))
+
+    masked = add_masks(model, exclude=["a"])
+
+    assert reasons(masked)["a"] == "excluded by the caller: no mask in front of 'b'"
+    assert reasons(masked)["one"] == reasons(model)["one"] == "the only channel of 'one'"
+
+
+def test_layers_of_one_name_are_told_apart_as_their_copies_are() -> None:
+    def tower(width: int) -> keras.Model:
+        inputs = keras.Input((4,))
+        return keras.Model(inputs, layers.Dense(width, name="same")(inputs), name=f"of{width}")
+
+    inputs = keras.Input((4,), name="input")
+    x = layers.Concatenate()([tower(3)(inputs), tower(5)(inputs)])
+    model = keras.Model(inputs, layers.Dense(2, name="scores")(x))
+
+    for found in (trace(model), trace(add_masks(model))):
+        counts = {g.name: len(g.channels) for g in found.groups}
+        assert sorted(counts) == ["input", "same", "same_1", "scores"]
+        assert sorted(counts.values()) == [2, 3, 4, 5]
+    assert counts == {g.name: len(g.channels) for g in trace(model).groups}

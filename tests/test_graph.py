@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 
 from kprune.errors import UnsupportedLayerError
 from kprune.graph import copy_model, read_graph
@@ -21,6 +21,31 @@ class Hidden(keras.Model):
 
     def compute_output_shape(self, shape: tuple) -> tuple:
         return (*shape[:-1], 2)
+
+
+class Doubled(keras.Model):
+    """A functional model whose call() does more than its graph."""
+
+    def call(self, x: object, training: bool | None = None, mask: object = None) -> object:
+        return 2.0 * super().call(x, training=training)
+
+
+class DoubledSequence(keras.Sequential):
+    def call(self, x: object, training: bool | None = None, mask: object = None) -> object:
+        return 2.0 * super().call(x, training=training)
+
+
+class OwnStep(keras.Model):
+    """A functional model that only trains in a way of its own."""
+
+    def train_step(self, data: object) -> dict:
+        return super().train_step(data)
+
+
+@keras.saving.register_keras_serializable("test_graph")
+class PlusIfGiven(layers.Layer):
+    def call(self, x: object, y: object = None) -> object:
+        return x if y is None else x + y
 
 
 class NoConfig(layers.Layer):
@@ -111,3 +136,192 @@ def test_an_unbuilt_model_is_refused() -> None:
 def test_what_is_no_model_is_refused() -> None:
     with pytest.raises(TypeError, match="Expected a Keras model, got str"):
         read_graph("model.keras")
+
+
+def dense(width: int, name: str, kind: type = keras.Model) -> keras.Model:
+    inputs = keras.Input((4,))
+    return kind(inputs, layers.Dense(width)(inputs), name=name)
+
+
+def assert_copied(model: keras.Model, x: object, **kwargs: object) -> keras.Model:
+    copy = copy_model(read_graph(model))
+    np.testing.assert_array_equal(copy(x, **kwargs), model(x, **kwargs))
+    return copy
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=shape).astype("float32")
+
+
+# --- Which models can be read --------------------------------------------------------------------
+
+
+def test_a_call_that_does_more_than_the_graph_is_refused() -> None:
+    with pytest.raises(UnsupportedLayerError, match=r"'it' \(Doubled\) has a call\(\) of its own"):
+        read_graph(dense(2, "it", Doubled))
+
+
+def test_nested_calls_that_do_more_than_their_graphs_are_named_at_once() -> None:
+    inner = DoubledSequence([keras.Input((3,)), layers.Dense(2)], name="b")
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, inner(dense(3, "a", Doubled)(inputs)))
+
+    with pytest.raises(
+        UnsupportedLayerError, match=r"'a' \(Doubled\), 'b' \(DoubledSequence\) with a call\(\) of"
+    ):
+        read_graph(model)
+
+
+def test_a_train_step_of_ones_own_does_not_hide_the_graph() -> None:
+    inputs = keras.Input((4,))
+
+    assert_copied(keras.Model(inputs, dense(3, "inner", OwnStep)(inputs)), noise(5, 4))
+    assert_copied(dense(3, "outer", OwnStep), noise(5, 4))
+
+
+def test_an_operation_that_reads_the_weights_of_a_layer_is_refused() -> None:
+    words = keras.Input((5,), dtype="int32")
+    table = layers.Embedding(7, 6, name="table")
+    model = keras.Model(words, ops.einsum("btd,vd->btv", table(words), table.embeddings))
+
+    with pytest.raises(UnsupportedLayerError, match=r"\(Einsum\) given a weight of 'table', which"):
+        read_graph(model)
+
+
+def test_a_constant_variable_is_no_weight_of_a_layer() -> None:
+    inputs = keras.Input((4,))
+    factor = keras.Variable(2.0, trainable=False)
+
+    assert_copied(keras.Model(inputs, layers.Dense(3)(inputs) * factor), noise(5, 4))
+
+
+# --- How nested models are called ----------------------------------------------------------------
+
+
+def test_a_nested_model_finds_its_inputs_by_name() -> None:
+    a, b = keras.Input((4,), name="a"), keras.Input((4,), name="b")
+    inner = keras.Model([b, a], layers.Dense(3)(a) - 2.0 * layers.Dense(3)(b))
+    u, v = keras.Input((4,)), keras.Input((4,))
+    model = keras.Model([u, v], inner({"a": u, "b": v}))
+
+    assert_copied(model, [noise(5, 4), -noise(5, 4)])
+
+
+@pytest.mark.filterwarnings("ignore:Layer 'inner':UserWarning")  # as Keras finds it odd, too
+def test_a_mask_for_a_nested_model_is_refused() -> None:
+    inputs = keras.Input((5, 4))
+    inner = keras.Model(inputs, layers.LSTM(3)(inputs), name="inner")
+    series, mask = keras.Input((5, 4)), keras.Input((5,), dtype="bool")
+
+    with pytest.raises(UnsupportedLayerError, match="'inner' is called with a mask beside its"):
+        read_graph(keras.Model([series, mask], inner(series, mask=mask)))
+
+
+@pytest.mark.parametrize("training", [None, False, True])
+@pytest.mark.parametrize("outer", [{}, {"training": False}, {"training": True}])
+def test_the_outermost_training_flag_decides(outer: dict, training: bool | None) -> None:
+    inputs = keras.Input((4,))
+    inner = keras.Model(inputs, layers.BatchNormalization()(inputs, training=True))
+    innermost = keras.Model(inputs, inner(inputs, **outer))
+    model = keras.Model(inputs, innermost(inputs))
+
+    assert_copied(model, noise(50, 4), training=training)
+
+
+def test_a_layer_may_have_the_name_of_an_input_outside() -> None:
+    inputs = keras.Input((4,))
+    inner = keras.Model(inputs, layers.Dense(3, name="signal")(inputs))
+    outer = keras.Input((4,), name="signal")
+
+    copy = assert_copied(keras.Model(outer, layers.Dense(2)(inner(outer))), noise(5, 4))
+
+    assert [layer.name for layer in copy.layers][:2] == ["signal", "signal_1"]
+
+
+def test_the_first_argument_is_the_input_however_it_is_given() -> None:
+    series, state = keras.Input((5, 4)), keras.Input((3,))
+    memory = layers.GRU(3)(initial_state=state, sequences=series)
+
+    (call,) = read_graph(keras.Model([state, series], memory)).calls
+
+    assert [t.shape for t in call.inputs] == [(None, 5, 4), (None, 3)]
+    assert list(call.kwargs) == ["initial_state"]
+
+
+# --- What a copy keeps ---------------------------------------------------------------------------
+
+
+def test_inputs_stay_sparse_and_optional() -> None:
+    a = keras.Input((4,), name="a", sparse=True)
+    b, c = keras.Input((3,), name="b", optional=True), keras.Input((3,), name="c")
+    model = keras.Model([a, b, c], PlusIfGiven()(layers.Dense(3)(a) + c, b))
+
+    copy = copy_model(read_graph(model), batch_size=5)
+
+    kept = [copy.get_layer(name) for name in "abc"]
+    assert [x.sparse for x in kept] == [True, False, False]
+    assert [x.optional for x in kept] == [False, True, False]
+    assert [x.batch_shape[0] for x in kept] == [5, 5, 5]
+    x = [noise(5, 4), None, noise(5, 3)]
+    np.testing.assert_array_equal(copy(x), model(x))
+
+
+def test_adapted_bins_are_copied() -> None:
+    bins = layers.Discretization(num_bins=4)
+    bins.adapt(noise(50, 3))
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, layers.Embedding(5, 6)(bins(inputs)))
+
+    assert_copied(model, noise(9, 3))
+
+
+@pytest.mark.parametrize("kind", [layers.StringLookup, layers.TextVectorization])
+def test_word_frequencies_are_copied(kind: type) -> None:
+    lookup = kind(output_mode="tf_idf")
+    lookup.adapt(np.array([["yes"], ["no"], ["yes"], ["maybe"]]))
+    inputs = keras.Input((1,), dtype="string")
+    model = keras.Model(inputs, layers.Dense(3)(lookup(inputs)))
+
+    assert_copied(model, ops.convert_to_tensor([["yes"], ["maybe"], ["never"]]))
+
+
+TIMES = 2
+
+
+def test_functions_of_a_lambda_find_the_names_around_them() -> None:
+    inputs = keras.Input((5, 4))
+    twice = layers.Lambda(
+        lambda x, mask=None: ops.concatenate([x] * TIMES, -1),
+        output_shape=lambda shape: (*shape[:-1], shape[-1] * TIMES),
+        mask=lambda x, mask: ops.any(x > TIMES / 4, -1),
+    )
+    model = keras.Model(inputs, layers.GRU(3)(twice(inputs)))
+
+    assert_copied(model, noise(9, 5, 4))
+
+
+ACTIVATED = [
+    (layers.Dense(3, activation=lambda x: x * TIMES), (4,)),
+    (layers.Conv2D(3, 1, activation=lambda x: x * TIMES), (2, 2, 4)),
+    (layers.EinsumDense("ab,bc->ac", 3, activation=lambda x: x * TIMES), (4,)),
+    (layers.LSTM(3, activation=lambda x: x * TIMES), (5, 4)),
+]
+
+
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
+@pytest.mark.parametrize(("layer", "shape"), ACTIVATED)
+def test_an_activation_may_be_a_lambda(layer: layers.Layer, shape: tuple[int, ...]) -> None:
+    inputs = keras.Input(shape)
+
+    assert_copied(keras.Model(inputs, layer(inputs)), noise(9, *shape))
+
+
+@pytest.mark.filterwarnings("ignore:The object being serialized includes a `lambda`")
+def test_functions_that_cannot_be_copied_are_refused_with_what_to_do() -> None:
+    inputs = keras.Input((5, 4))
+    each = layers.TimeDistributed(layers.Dense(3, activation=lambda x: x * TIMES), name="each")
+
+    with pytest.raises(
+        UnsupportedLayerError, match=r"(?s)'each' \(TimeDistributed\).*register_keras_serializable"
+    ):
+        copy_model(read_graph(keras.Model(inputs, each(inputs))))

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
+from keras import layers
 
 from kprune import add_masks, close_channels, slim, summary
 from kprune.channels import trace
@@ -68,3 +70,35 @@ def test_plot_is_a_picture_without_a_display(tmp_path: Path) -> None:
     )
 
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_layers_of_one_name_have_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    def tower(width: int) -> keras.Model:
+        inputs = keras.Input((6,))
+        x = layers.Dense(4, name="fc2")(layers.Dense(width, name="fc1")(inputs))
+        return keras.Model(inputs, x, name=f"tower{width}")
+
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, layers.Add()([tower(11)(inputs), tower(13)(inputs)]))
+    masked = add_masks(model)
+    close_channels(masked, {"fc1": range(3), "fc1_1": range(4)})
+
+    summary(slim(masked), baseline=model)
+
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    widths = {layer.name: layer.channels for layer in profile(model).layers}
+    for name, closed in (("fc1", 3), ("fc1_1", 4)):
+        was = widths[name]
+        now = was - closed
+        # In the table of layers, and in that of groups.
+        assert f"{name} {now} of {was} {7 * now} of {7 * was} {6 * now} of {6 * was}" in lines
+        assert f"{name} {now} of {was}" in lines
+    assert sorted(widths.values()) == [4, 4, 11, 13]
+
+
+def test_a_layer_with_several_outputs_has_the_channels_of_the_first() -> None:
+    inputs = keras.Input((5, 6))
+    memory, _, _ = layers.LSTM(3, return_state=True, name="memory")(inputs)
+    model = keras.Model(inputs, layers.Dense(2, name="scores")(memory))
+
+    assert {x.name: x.channels for x in profile(model).layers} == {"memory": 3, "scores": 2}

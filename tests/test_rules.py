@@ -182,6 +182,33 @@ def test_recurrent_layers_keep_their_units_and_lose_inputs(
     assert small.get_layer("maker").units < 6
 
 
+def test_the_input_of_a_recurrent_layer_is_not_its_state() -> None:
+    inputs = keras.Input(SERIES, name="input")
+    x = layers.Dense(6, name="maker")(inputs)
+    state = layers.Dense(3, name="state")(layers.Flatten()(inputs))
+    x = layers.GRU(3, name="memory")(sequences=x, initial_state=state)
+    model = perturb(keras.Model(inputs, layers.Dense(2)(x)))
+
+    small = check_laws(model)
+
+    assert reasons(model)["maker"] == ""
+    assert reasons(model)["state"] == "'memory' (GRU) starts from them"
+    assert small.get_layer("maker").units < 6
+
+
+def test_statistics_of_batch_renormalization_go_with_their_channels() -> None:
+    model = perturb(between(layers.BatchNormalization(renorm=True, name="it"), FEATURES))
+    x = random_inputs(model)
+    masked = close_at_random(add_masks(model))
+
+    small = slim(masked)
+
+    assert_close(small(x), masked(x))
+    assert {w.shape for w in small.get_layer("it").weights} == {(small.get_layer("maker").units,)}
+    assert small.get_layer("maker").units < 6
+    assert stated_cost(masked) == stated_cost(small)
+
+
 class Unknown(keras.layers.Layer):
     def call(self, x: object) -> object:
         return x * 2.0
@@ -217,6 +244,8 @@ HELD = [
     (lambda x: x * np.arange(6.0, dtype="float32"), FEATURES, "(Multiply) has a constant for each"),
     (lambda x: ops.sum(x, axis=-1, keepdims=True), FEATURES, "(Sum) reads them, and kprune has no"),
     (lambda x: ops.mean(x, axis=0, keepdims=True), FEATURES, "(Mean) reads them, and kprune has"),
+    (lambda x: ops.softmax(x, axis=None), SERIES, "(Softmax) needs all of them"),
+    (lambda x: ops.log_softmax(x, axis=None), FEATURES, "(LogSoftmax) needs all of them"),
     (lambda x: ops.expand_dims(x, 0), FEATURES, "(ExpandDims) reads them, and kprune has no rule"),
     (lambda x: ops.matmul(x, ops.transpose(x, (0, 2, 1))), SERIES, "(Matmul) reads them"),
     (
