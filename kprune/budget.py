@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -53,9 +54,10 @@ class Budget:
             )
         for kind in KINDS:
             if kind in self.asked:
-                _check_amount(kind, self.asked[kind])
-        if self.board is not None:
-            self.room()
+                object.__setattr__(self, kind, _amount(kind, self.asked[kind]))
+        if not isinstance(self.board, str | None):
+            raise TypeError(f"board must be a name such as 'uno_r4', got {self.board!r}.")
+        self.room()
 
     @property
     def asked(self) -> dict[str, Amount]:
@@ -125,17 +127,20 @@ def _bytes(text: str) -> int:
     return int(float(found[1]) * _UNITS[found[2]])
 
 
-def _check_amount(kind: str, value: object) -> None:
+def _amount(kind: str, value: Any) -> Amount:
+    """What was given, checked; NumPy's numbers as Python's."""
     is_bytes = kind.endswith("_bytes")
-    if isinstance(value, str) and is_bytes:
-        value = _bytes(value)
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+    if isinstance(value, np.integer | np.floating):
+        value = value.item()
+    number = _bytes(value) if isinstance(value, str) and is_bytes else value
+    if isinstance(number, bool) or not isinstance(number, int | float):
         text = ", or text such as '60 KiB'" if is_bytes else ""
         raise TypeError(f"{kind} must be a float (share to keep) or an int{text}, got {value!r}.")
-    if isinstance(value, float) and not 0 < value <= 1:
+    if isinstance(number, float) and not 0 < number <= 1:
         raise ValueError(
-            f"{kind} as a float must be in (0, 1], got {value}. It is the share to keep: for a "
+            f"{kind} as a float must be in (0, 1], got {number}. It is the share to keep: for a "
             "network 4 times cheaper, pass 0.25. For an absolute number, pass an int."
         )
-    if not isinstance(value, float) and value < 1:
-        raise ValueError(f"{kind} must be at least 1, got {value}.")
+    if number < 1 and not isinstance(number, float):
+        raise ValueError(f"{kind} must be at least 1, got {number}.")
+    return value

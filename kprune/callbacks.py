@@ -1,6 +1,7 @@
 """Holds the budget while `fit` trains: scores → gates every few steps, then frozen."""
 
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 
 import keras
@@ -70,10 +71,13 @@ class PruneCallback(keras.callbacks.Callback):
     progress bar, `History`, `CSVLogger` and `TensorBoard` find them: list those after this
     callback. `EarlyStopping` and `ModelCheckpoint` compare epochs, and the early ones have more
     channels: let `EarlyStopping(start_from_epoch=...)` wait for the freeze, and list it before
-    this callback if it restores weights. A further `fit` never lets the network grow again.
+    this callback if it restores weights.
+
+    A further `fit` does not begin with the whole network again: what is above its budget only
+    shrinks. Where its budget is looser than what is open, closed channels are opened again.
 
     Args:
-        budget: What may be kept.
+        budget: What may be kept. All limits in one budget: a fit takes one of these callbacks.
         schedule: When channels are closed, and when no more.
         round_to: Layers keep multiples of it, or all channels that they have: 4 or 8 suits
             processors that compute so many at once.
@@ -82,8 +86,11 @@ class PruneCallback(keras.callbacks.Callback):
             opens (for flash and RAM it is converted once, some seconds). 0 is silent.
 
     Raises:
+        TypeError: `budget`, `schedule` or `round_to` is of another kind.
         ValueError: When `fit` starts: the model has no masks, or several models inside of it have,
-            or the fit is too short.
+            a mask is frozen or called more than once, a `CompressionLoss` watches another model,
+            the fit has two of these callbacks, or it is too short. At the freeze: the masks have
+            learned no scores.
         BudgetError: When `fit` starts: the budget cannot be met; says what can.
 
     Example:
@@ -115,15 +122,23 @@ class PruneCallback(keras.callbacks.Callback):
         super().__init__()
         if not isinstance(budget, Budget):
             raise TypeError(f"Expected a kprune.Budget, got {budget!r}: Budget(macs=0.25).")
-        self.budget = budget
+        if not isinstance(schedule, Schedule | None):
+            raise TypeError(
+                f"Expected a kprune.Schedule, got {schedule!r}: Schedule(start=0.05, freeze=0.7)."
+            )
+        if isinstance(round_to, bool) or not isinstance(round_to, int | np.integer):
+            raise TypeError(f"round_to must be an int such as 4 or 8, got {round_to!r}.")
         if round_to < 1:
             raise ValueError(f"round_to must be at least 1, got {round_to}.")
+        self.budget = budget
         self.schedule = schedule or Schedule()
         self.round_to = round_to
         self.verbose = verbose
 
     def on_train_begin(self, logs: dict | None = None) -> None:
+        self.model.pruned_by = id(self)
         self._trace = trace(find_masked(self.model))
+        self._check_masks()
         self._cost = Cost(self._trace, self.budget.kinds)
         feasible = assess(self._trace, self._cost, self.budget, self.round_to)
         self.original, self.limits = feasible.full, feasible.limits
@@ -141,6 +156,12 @@ class PruneCallback(keras.callbacks.Callback):
             )
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        # Set anew when each fit starts, so that a fit that was broken off leaves nothing behind.
+        if self.model.pruned_by != id(self):
+            raise ValueError(
+                "This fit has two PruneCallbacks, and each would undo what the other closes: state "
+                "all limits in the Budget of one, such as Budget(macs=0.25, params=0.5)."
+            )
         self._epoch = epoch
         if self._steps and self._step is None:
             self._step = epoch * self._steps
@@ -156,7 +177,10 @@ class PruneCallback(keras.callbacks.Callback):
             return  # The first epoch of data of unknown length.
         before, self._step = self._step, self._epoch * self._steps + batch + 1
         if self._is_due(before, self._step):
-            self._project(self.schedule.excess(self._step / self._total))
+            is_last = self._step >= self._freeze
+            # Rounded down to a step, the freeze may come before the end of the ramp.
+            excess = 0.0 if is_last else self.schedule.excess(self._step / self._total)
+            self._project(excess, is_last)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if self._steps is None:
@@ -170,7 +194,7 @@ class PruneCallback(keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict | None = None) -> None:
         if not self._cost.fits(read_gates(self._trace), self.limits):
-            self._project(excess=0.0)
+            self._project(excess=0.0, is_last=True)
             warnings.warn(
                 "Training ended with open gates beyond the budget (it was stopped before the "
                 "freeze, or weights of an earlier epoch were restored). The least important "
@@ -182,19 +206,51 @@ class PruneCallback(keras.callbacks.Callback):
     def _total(self) -> int:
         return self.params["epochs"] * self._steps
 
+    @property
+    def _freeze(self) -> int:
+        # Not before the first step: its projection would never be due.
+        return max(1, int(self.schedule.freeze * self._total))
+
     def _is_due(self, before: int, now: int) -> bool:
         """Whether a projection falls in the steps after `before`, up to and including `now`."""
-        start, freeze = (int(s * self._total) for s in (self.schedule.start, self.schedule.freeze))
         every = max(1, self._total // PROJECTIONS)
-        if before < freeze <= now:
+        if before < self._freeze <= now:
             return True
-        return start < now < freeze and before // every < now // every
+        start = int(self.schedule.start * self._total)
+        return start < now < self._freeze and before // every < now // every
+
+    def _check_masks(self) -> None:
+        """Refuse masks that would learn nothing, or nonsense."""
+        calls = Counter(mask for mask, _ in self._trace.masks)
+        name = self._trace.graph.name
+        trained = {id(weight) for weight in self.model.trainable_variables}
+        frozen = [m.name for m in calls if not {id(w) for w in m.learned} <= trained]
+        if frozen:
+            raise ValueError(
+                f"Masks of {name!r} are frozen and learn no scores: {', '.join(frozen)}. Freeze "
+                "layers before add_masks, which keeps them frozen, or leave the ChannelMask layers "
+                "trainable."
+            )
+        shared = [m.name for m, n in calls.items() if n > 1 and m.importance == "taylor"]
+        if shared:
+            raise ValueError(
+                f"Masks of {name!r} are called more than once, by which their scores double with "
+                f"every step: {', '.join(shared)}. Build the model of the plain layers (the twins "
+                "of a siamese model, say, of the model without masks), then add_masks to the whole."
+            )
 
     def _watch_loss(self) -> None:
-        """A `CompressionLoss` out of a file does not know its model yet."""
         for loss in keras.tree.flatten(self.model.loss):
-            if isinstance(loss, CompressionLoss) and not loss.watches:
+            if not isinstance(loss, CompressionLoss):
+                continue
+            if not loss.watches:  # It came out of a file.
                 loss.watch(self.model)
+            if not loss.trains([mask for mask, _ in self._trace.masks]):
+                raise ValueError(
+                    f"The CompressionLoss watches other masks than those of the model in training, "
+                    f"{self._trace.graph.name!r}, which it would leave as they are: compile with "
+                    "kprune.CompressionLoss(loss, model, budget) of this very model."
+                )
 
     def _keep_scores_out_of_averages(self) -> None:
         """Let a score be its own moving average, where the optimizer keeps some (`use_ema`).
@@ -207,8 +263,9 @@ class PruneCallback(keras.callbacks.Callback):
             return
         if not self._optimizer.built:
             self._optimizer.build(self.model.trainable_variables)
+        # The optimizer's own list: it may train a part of the model only.
         averages = zip(
-            self.model.trainable_variables, optimizer._model_variables_moving_average, strict=True
+            optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True
         )
         own = [weight if average is None else average for weight, average in averages]
         # Past the optimizer's own __setattr__, which would count the scores among its variables.
@@ -223,14 +280,21 @@ class PruneCallback(keras.callbacks.Callback):
                     mask.rate.assign(RATE / unit)
         self._unit = unit
 
-    def _project(self, excess: float) -> None:
+    def _project(self, excess: float, is_last: bool) -> None:
         _ = self.model  # On JAX this brings the weights up to date, in the midst of an epoch.
         scores = read_scores(self._trace)
+        if not scores.any() and not is_last:
+            return  # The optimizer has not stepped yet: it accumulates, or finds its loss scale.
         if not np.isfinite(scores).all() or not scores.any():
+            why = (
+                "the loss is not finite, or the model is called more than once in a training step, "
+                "by which scores double."
+                if scores.any()
+                else "all of them are zero, no step of the optimizer has reached them."
+            )
             raise ValueError(
-                "The masks have learned no usable scores: "
-                + ("the loss is not finite." if scores.any() else "all of them are zero.")
-                + " They are learned by the optimizer's ordinary gradient step through the loss."
+                f"The masks have learned no usable scores: {why} "
+                "They are learned by the optimizer's ordinary gradient step through the loss."
             )
         gates = read_gates(self._trace)
         scores = np.where(gates, STAY * scores, scores)

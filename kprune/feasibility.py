@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from textwrap import shorten
 
 import numpy as np
 from rich import box
@@ -75,10 +76,16 @@ def assess_memory(trace: Trace, budget: Budget, round_to: int = 1) -> Feasibilit
     """As `assess`, with flash and RAM as far as the network runs in int8."""
     try:
         return assess(trace, Cost(trace, MEMORY), budget, round_to)
-    except (ValueError, RuntimeError) as error:  # Whatever conversion says.
-        if isinstance(error, BudgetError):
-            raise
-        return replace(assess(trace, Cost(trace), budget, round_to), unknown=str(error))
+    except BudgetError:
+        raise
+    except Exception as error:  # Whatever conversion says; a table must not end the fit.
+        return replace(assess(trace, Cost(trace), budget, round_to), unknown=_brief(error))
+
+
+def _brief(error: Exception) -> str:
+    """What went wrong, in one line; Keras hands a reason on at the end."""
+    reason = str(error).split("Exception encountered: ")[-1]
+    return shorten(reason, 300, placeholder=" ...") or type(error).__name__
 
 
 def _boards(

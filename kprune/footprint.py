@@ -42,7 +42,8 @@ class Footprint:
         network: What the converter makes of the network with all its channels.
 
     Raises:
-        ValueError, UnsupportedOpError: As `to_tflite`: the network cannot run in int8.
+        ValueError, UnsupportedOpError: As `to_tflite`: the network cannot run in int8; or an input
+            takes text.
 
     Example:
         >>> from kprune.channels import trace
@@ -177,6 +178,12 @@ def _generic(trace: Trace) -> tuple[keras.Model, list[np.ndarray]]:
     A converter leaves out what does nothing, such as adding a bias of zeros, and stores equal
     vectors once. After training nothing is left out.
     """
+    for t in tree.flatten(trace.graph.inputs):
+        if t.dtype == "string":
+            raise ValueError(
+                f"Input {t.name!r} takes text, which no int8 file does: let the network begin "
+                "behind the layer that looks the numbers up."
+            )
     rng = np.random.default_rng(0)
     model = shrink(trace, np.ones(trace.num_channels, bool))
     for layer in model.layers:

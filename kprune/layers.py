@@ -88,6 +88,12 @@ class ChannelMask(keras.layers.Layer):
         weights = {name: getattr(self, name) for name in kind.weights}
         return kind.gate(inputs, axis, self.gates, **weights)
 
+    @property
+    def learned(self) -> list[keras.Variable]:
+        """The weights that training has to reach."""
+        weights = IMPORTANCES[self.importance].weights
+        return [getattr(self, n) for n, given in weights.items() if given.get("trainable", True)]
+
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
         return input_shape
 

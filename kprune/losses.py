@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from kprune.importance import Tensor
 # needs of kprune in turn needs Keras, and is loaded when a loss meets its model.
 if TYPE_CHECKING:
     from kprune.budget import Budget
+    from kprune.layers import ChannelMask
 
 # The kinds of cost that are a smooth function of the gates.
 SMOOTH = ("macs", "params")
@@ -42,8 +43,8 @@ class CompressionLoss(keras.losses.Loss):
         weight: What a rate of 1 beyond the budget costs, in units of the task's loss.
 
     Raises:
-        ValueError: `model` has no learned masks, the budget states neither MACs nor parameters, or
-            the loss is unknown.
+        ValueError: `model` has no learned masks, the budget states neither MACs nor parameters, the
+            loss is unknown, or `weight` is not above 0.
         TypeError: `budget` is no Budget.
 
     Example:
@@ -79,6 +80,8 @@ class CompressionLoss(keras.losses.Loss):
         super().__init__(name=name)
         if not isinstance(budget, Budget):
             raise TypeError(f"Expected a kprune.Budget, got {budget!r}: Budget(macs=0.25).")
+        if not weight > 0:
+            raise ValueError(f"weight must be above 0, got {weight}: 1.0, or more to press harder.")
         found = keras.losses.get(loss)
         self.loss = found if isinstance(found, keras.losses.Loss) else _Function(found)
         self.budget = budget
@@ -100,6 +103,11 @@ class CompressionLoss(keras.losses.Loss):
             ValueError: It has no learned masks.
         """
         self._excess = _Excess(model, self.budget)
+
+    def trains(self, masks: Iterable[ChannelMask]) -> bool:
+        """Whether these are the masks that it constrains."""
+        own = {id(logits) for logits in self._excess.logits} if self._excess else set()
+        return own == {id(weight) for mask in masks for weight in mask.learned}
 
     def __call__(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
@@ -171,7 +179,7 @@ class _Excess:
                 "State one of them, too, or compile with the loss of the task alone: PruneCallback "
                 "holds every budget."
             )
-        self._logits = [mask.logits for mask, _ in found.masks]
+        self.logits = [mask.logits for mask, _ in found.masks]
         parts = elements(found)
         always = np.array([found.num_channels])  # a channel more, for weights with fewer sides
         sides = [side for part in parts for side in [*part.sides, always, always][:2]]
@@ -193,7 +201,7 @@ class _Excess:
                 self._rates.append(((factors / full).astype("float32"), share))
 
     def __call__(self) -> Tensor:
-        soft = ops.sigmoid(ops.concatenate([ops.convert_to_tensor(v) for v in self._logits]))
+        soft = ops.sigmoid(ops.concatenate([ops.convert_to_tensor(v) for v in self.logits]))
         live = ops.add(self._fixed, ops.matmul(self._soft, soft))
         products = ops.prod(ops.take(live, self._pairs, axis=0), axis=1)
         return sum(

@@ -7,7 +7,9 @@ front of one group are opened and closed together.
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,6 +23,8 @@ from kprune.layers import ChannelMask
 
 # What a model of one's own may do in its own way, and a plain keras.Model would not.
 TRAINING = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
+# What the constructor of any functional model takes.
+ENDS = {"inputs", "outputs", "name", "trainable"}
 
 
 def add_masks(
@@ -36,7 +40,8 @@ def add_masks(
     Args:
         model: A built Sequential or functional model, trained or not. It is not changed. Nested
             models are flattened.
-        exclude: Layers, or names of layers, that keep all their channels.
+        exclude: A list of layers that keep all their channels, or of their names. A name stands for
+            every layer that bears it, in whichever nested model.
         importance: What ranks the channels when `PruneCallback` closes some. "taylor": what the
             loss would change without the channel, a running estimate over the batches. "learned":
             a number per channel, trained with the weights; compile with `CompressionLoss`.
@@ -47,11 +52,17 @@ def add_masks(
         `ChannelMask` layers in between. Names of layers, inputs and outputs are those of `model`,
         and what was frozen is frozen. Compile it as you compiled `model`, whose optimizer and its
         state stay with `model`: its momenta belong to variables that the new model does not have.
-        If `model` is of a class of your own, with a `train_step` say, so is the new model.
+
+        If `model` is of a class of your own, with a `train_step` say, so is the new model. It is
+        made as `YourClass(inputs, outputs, name=...)`: attributes that you set on `model` are not
+        copied, set them again. For "taylor" a `train_step` may call the model once only: of two
+        calls the masks' "gradients" add up, and these are the next scores, which then double with
+        every step. Where it clips the gradients all together (`clip_by_global_norm`), let it leave
+        out those of variables with `overwrite_with_gradient`, for the same reason.
 
     Raises:
-        TypeError: `model` is no Keras model.
-        ValueError: `model` is not built, is masked already, a name in `exclude` or the importance
+        TypeError: `model` is no Keras model, or `exclude` no list of layers and names.
+        ValueError: `model` is not built, is masked already, a layer in `exclude` or the importance
             is unknown, nothing can be removed (the message says why for every group of channels),
             or `model` trains in a way of its own and its class cannot be made from inputs and
             outputs.
@@ -72,9 +83,10 @@ def add_masks(
         2020 (trainable masks, one training run).
     """
     check_importance(importance)
-    names = {e if isinstance(e, str) else e.name for e in exclude}
-    found = trace(model, names)
-    _check_maskable(found, names)
+    excluded = _listed(exclude)
+    found = _holding(trace(model, [e for e in excluded if isinstance(e, str)]), excluded)
+    _check_excluded(model, found, excluded)
+    _check_maskable(found)
     copies = copy_layers(found.graph)
     masks = _masks(found, importance, {layer.name for layer in copies.values()})
     readers = {id(p.reader) for p in mixing_points(found.graph, found.flows, found.tensors)}
@@ -104,6 +116,8 @@ def add_masks(
 def find_masked(model: keras.Model) -> keras.Model:
     """The masked model that is trained: `model` itself, or the one inside a model of one's own.
 
+    What else is inside, a teacher say, may be of any kind.
+
     Raises:
         ValueError: No model inside has masks, or several have.
     """
@@ -126,9 +140,11 @@ def close_channels(masked: keras.Model, channels: Mapping[str, Sequence[int]]) -
         masked: A model with masks, from `add_masks`. Its gates are changed.
         channels: Name of a layer that makes channels -> which of its output channels to close,
             counted from 0. Channels that stand and fall with these (the other side of a residual
-            Add, say) are closed as well. What is closed already stays closed.
+            Add, say) are closed as well. What is closed already stays closed; a later `fit` with a
+            `PruneCallback` may open it again, where its budget has room.
 
     Raises:
+        TypeError: `channels` is no dict of lists of numbers.
         ValueError: An unknown layer, a channel that does not exist or must stay (with the reason),
             or all channels of a layer.
 
@@ -141,11 +157,13 @@ def close_channels(masked: keras.Model, channels: Mapping[str, Sequence[int]]) -
         >>> read_gates(trace(masked))[trace(masked).groups[1].channels].tolist()
         [False, True, False]
     """
+    if not isinstance(channels, Mapping):
+        raise TypeError(f'Expected a dict such as {{"conv1": [0, 2]}}, got {channels!r}.')
     found = trace(masked)
     gates = read_gates(found)
     for name, positions in channels.items():
         made = _made_by(found, name)
-        for position in positions:
+        for position in _counted(name, positions):
             if not 0 <= position < len(made):
                 raise ValueError(
                     f"Layer {name!r} has channels 0 to {len(made) - 1}, not {position}."
@@ -239,27 +257,48 @@ def _indexed(found: Trace) -> list[tuple[np.ndarray, Mapping[int, np.ndarray]]]:
     ]
 
 
-def _masked_inside(model: keras.Model) -> list[keras.Model]:
-    if isinstance(model, keras.Sequential | keras.Function):
-        return [model] if trace(model).masks else []
-    inner = {id(m): m for m in model.layers if isinstance(m, keras.Model)}
-    return [found for m in inner.values() for found in _masked_inside(m)]
+def _masked_inside(layer: keras.layers.Layer) -> list[keras.Model]:
+    if any(isinstance(inner, ChannelMask) for inner in _graph_layers(layer)):
+        return [layer]
+    # Not the layers of a graph alone: a model may hold others beside it.
+    inside = layer._flatten_layers(include_self=False, recursive=False)
+    found = {id(m): m for inner in inside for m in _masked_inside(inner)}
+    return list(found.values())
+
+
+def _graph_layers(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
+    """The layers of a functional model, those of nested ones included; none of anything else."""
+    if isinstance(layer, keras.Sequential | keras.Function):
+        for inner in layer.layers:
+            yield inner
+            yield from _graph_layers(inner)
 
 
 def _of_class(kind: type, masked: keras.Model) -> keras.Model:
     """The masked model as one of the class that the user gave, whose training is its own."""
-    plain = type(masked)
-    same = [inspect.getfullargspec(c.__init__).args for c in (kind, plain)]  # type: ignore[misc]
-    if issubclass(kind, plain) and same[0] == same[1]:
+    if issubclass(kind, type(masked)) and _takes_ends(kind):
         return kind(masked.input, masked.output, name=masked.name)
     own = [name for name in TRAINING if getattr(kind, name) is not getattr(keras.Model, name)]
     if own:
         raise ValueError(
             f"{kind.__name__} trains in a way of its own ({', '.join(own)}), but cannot be made "
-            f"as {kind.__name__}(inputs, outputs, name=...), which add_masks needs. Give it that "
-            "constructor, or mask a functional model and train it inside of yours."
+            f"as {kind.__name__}(inputs, outputs, name=...), which add_masks needs, or takes "
+            "arguments besides, which would be lost. Give it that constructor, or mask a "
+            "functional model and train it inside of yours."
         )
     return masked
+
+
+def _takes_ends(kind: type) -> bool:
+    """Whether the constructor takes inputs and outputs, and names no argument of its own, whose
+    value would be lost."""
+    signature = inspect.signature(kind.__init__)  # type: ignore[misc]
+    try:
+        signature.bind(None, inputs=None, outputs=None, name=None)
+    except TypeError:
+        return False
+    _, *given = signature.parameters.values()
+    return {p.name for p in given if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)} <= ENDS
 
 
 def _masks(found: Trace, importance: str, taken: set[str]) -> dict[int, ChannelMask]:
@@ -298,12 +337,54 @@ def _made_by(found: Trace, name: str) -> np.ndarray:
     return makers[name]
 
 
-def _check_maskable(found: Trace, exclude: set[str]) -> None:
-    unknown = exclude - {layer.name for layer in found.graph.layers}
-    if unknown:
-        raise ValueError(
-            f"exclude names layers that {found.graph.name!r} does not have: {sorted(unknown)}."
+def _counted(name: str, positions: Any) -> list[int]:
+    found: list = list(positions) if isinstance(positions, Iterable) else [None]
+    if not all(isinstance(p, int | np.integer) and not isinstance(p, bool) for p in found):
+        raise TypeError(
+            f"The channels of layer {name!r} must be a list of their numbers, counted from 0, got "
+            f"{positions!r}. Of a boolean array, np.flatnonzero makes them."
         )
+    return found
+
+
+def _listed(exclude: Any) -> list[str | keras.layers.Layer]:
+    is_list = isinstance(exclude, Iterable) and not isinstance(exclude, str)
+    found = list(exclude) if is_list else [None]
+    if not all(isinstance(e, str | keras.layers.Layer) for e in found):
+        raise TypeError(
+            f"exclude must be a list of layers or of their names, got {exclude!r}: "
+            'exclude=["conv1"].'
+        )
+    # Inputs keep their channels anyway, and those of nested models are no layers of their own.
+    return [e for e in found if not isinstance(e, keras.layers.InputLayer)]
+
+
+def _holding(found: Trace, excluded: list[str | keras.layers.Layer]) -> Trace:
+    """Hold what these layers make; names are held already. Two layers may have the same name."""
+    layers = {id(e) for e in excluded if not isinstance(e, str)}
+    outputs = [flow.output for step, flow in found.steps if id(step.operation) in layers]
+    made = {c for channels in tree.flatten(outputs) for c in np.unique(core(channels)).tolist()}
+    return replace(found, held={**dict.fromkeys(made, "excluded by the caller"), **found.held})
+
+
+def _check_excluded(
+    model: keras.Model, found: Trace, excluded: list[str | keras.layers.Layer]
+) -> None:
+    layers = found.graph.layers
+    known = {*map(id, layers), *(layer.name for layer in layers)}
+    unknown = [e for e in excluded if (e if isinstance(e, str) else id(e)) not in known]
+    if not unknown:
+        return
+    names = sorted({getattr(e, "name", e) for e in unknown})
+    nested = {inner.name for inner in model._flatten_layers() if isinstance(inner, keras.Model)}
+    flat = ", ".join(sorted(nested & set(names)))
+    raise ValueError(
+        f"exclude names layers that {found.graph.name!r} does not have: {names}."
+        + (f" Nested models are flattened: name the layers inside of {flat}." if flat else "")
+    )
+
+
+def _check_maskable(found: Trace) -> None:
     if any(isinstance(layer, ChannelMask) for layer in found.graph.layers):
         raise ValueError(f"Model {found.graph.name!r} has masks already: fit it, or slim it.")
     if not found.free.any():

@@ -1,5 +1,6 @@
 """Budgets as users state them, and their limits."""
 
+import numpy as np
 import pytest
 
 from kprune.boards import TFLM_FLASH_BYTES, TFLM_RAM_BYTES, board
@@ -21,6 +22,8 @@ from kprune.budget import Budget
         ({"board": "host"}, ValueError, "no room"),
         ({"macs": True}, TypeError, "got True"),
         ({"macs": float("nan")}, ValueError, r"must be in \(0, 1\], got nan"),
+        ({"macs": np.float32(1.5)}, ValueError, r"must be in \(0, 1\], got 1.5"),
+        ({"board": 3}, TypeError, "board must be a name such as 'uno_r4', got 3"),
     ],
 )
 def test_a_budget_that_makes_no_sense_is_refused(
@@ -34,6 +37,13 @@ def test_a_share_and_a_number_are_limits_in_the_same_unit() -> None:
     budget = Budget(macs=0.25, params=70)
 
     assert budget.limits({"macs": 1003, "params": 100}) == {"macs": 250, "params": 70}
+
+
+def test_numbers_of_numpy_are_taken_as_those_of_python() -> None:
+    budget = Budget(macs=np.float32(0.25), params=np.float64(1.0), flash_bytes=np.int64(70))
+
+    assert budget == Budget(macs=0.25, params=1.0, flash_bytes=70)
+    assert Budget(macs=np.float32(1.0)).limits({"macs": 1000}) == {"macs": 1000}
 
 
 def test_bytes_may_be_text() -> None:

@@ -271,6 +271,27 @@ def test_data_of_unknown_length_that_prove_too_short_are_refused() -> None:
         masked.fit(generated, epochs=2, shuffle=False, verbose=0, callbacks=[prune])
 
 
+def test_two_of_them_in_one_fit_are_refused_and_one_after_the_other_is_not() -> None:
+    masked = compiled("dense")
+    first, second = (PruneCallback(Budget(**{k: 0.5}), verbose=0) for k in ("macs", "params"))
+    steps = int(masked.optimizer.iterations)
+
+    with pytest.raises(ValueError, match=r"has two PruneCallbacks.*all limits in the Budget of"):
+        fit(masked, first, second)
+
+    assert int(masked.optimizer.iterations) == steps
+    # Neither the fit that was broken off nor one that came to its end is remembered.
+    for prune in (first, second, first):
+        fit(masked, prune)
+
+
+@pytest.mark.parametrize("shares", [(0.0, 0.03, 0.04), (0.62, 0.7, 0.7)])
+def test_a_freeze_between_two_steps_closes_all_that_is_to_be_closed(shares: tuple) -> None:
+    prune = PruneCallback(Budget(macs=0.4), Schedule(*shares), verbose=0)
+
+    assert fit(compiled("dense"), prune)["macs_rate"][-1] <= 0.4
+
+
 def test_a_loss_that_diverges_is_told_and_not_pruned_by() -> None:
     masked = compiled("dense")
     weights = masked.get_weights()
@@ -282,6 +303,28 @@ def test_a_loss_that_diverges_is_told_and_not_pruned_by() -> None:
         )
 
     masked.set_weights(weights)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"schedule": 0.5}, TypeError, "Expected a kprune.Schedule, got 0.5"),
+        (
+            {"schedule": (0, 0.5, 0.7)},
+            TypeError,
+            r"Expected a kprune.Schedule, got \(0, 0.5, ",
+        ),
+        ({"round_to": 2.5}, TypeError, "round_to must be an int such as 4 or 8, got 2.5"),
+        ({"round_to": "8"}, TypeError, "round_to must be an int such as 4 or 8, got '8'"),
+        ({"round_to": 0}, ValueError, "round_to must be at least 1, got 0"),
+        ({"budget": 0.25}, TypeError, "Expected a kprune.Budget, got 0.25"),
+    ],
+)
+def test_arguments_of_another_kind_are_refused(
+    arguments: dict, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        PruneCallback(**{"budget": Budget(macs=0.25), **arguments})
 
 
 @pytest.mark.parametrize("shares", [(0.5, 0.4, 0.7), (0.0, 0.8, 0.7), (0.0, 0.5, 1.0)])

@@ -9,7 +9,7 @@ import pytest
 from keras import layers
 from rich.console import Console
 
-from kprune import Budget, BudgetError
+from kprune import Budget, BudgetError, feasibility
 from kprune.boards import TFLM_FLASH_BYTES, TFLM_RAM_BYTES, board
 from kprune.channels import Trace, trace
 from kprune.cost import MEMORY, Cost
@@ -85,3 +85,28 @@ def test_flash_and_ram_of_a_network_that_has_no_int8_form_are_unknown_for_a_reas
     assert "flash and RAM are unknown: " in shown(feasible) and "'elu'" in feasible.unknown
     with pytest.raises(BudgetError, match="asked 1, least possible"):
         assess_memory(found, Budget(macs=1))
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [
+        (TypeError("no\ntrace"), "no"),
+        (KeyError(), "KeyError"),
+        (TypeError("Model ...\n\nException encountered: no class 'Mine'.\n\nconfig="), "no class"),
+    ],
+)
+def test_whatever_conversion_raises_is_a_line_of_the_table(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, shown: str
+) -> None:
+    found, _ = wide()
+
+    def cost(found: Trace, kinds: tuple[str, ...] = ()) -> Cost:
+        if MEMORY[0] in kinds:
+            raise error
+        return Cost(found)
+
+    monkeypatch.setattr(feasibility, "Cost", cost)
+
+    unknown = assess_memory(found, Budget(macs=0.5)).unknown
+
+    assert unknown.startswith(shown) and "\n" not in unknown

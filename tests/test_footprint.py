@@ -126,3 +126,13 @@ def test_channels_are_only_dear_where_memory_is_short() -> None:
 
     assert (shares[channels["wide"]] >= 16 * 16).all()
     assert (shares[channels["later"]] == 0).all()
+
+
+def test_text_is_refused_by_the_name_of_its_input() -> None:
+    inputs = keras.Input((1,), dtype="string", name="word")
+    x = layers.StringLookup(vocabulary=["a", "b"])(inputs)
+    x = layers.Dense(8)(layers.Flatten()(layers.Embedding(3, 4)(x)))
+    found = trace(keras.Model(inputs, layers.Dense(2)(x)))
+
+    with pytest.raises(ValueError, match="Input 'word' takes text, which no int8 file does"):
+        Footprint(found)

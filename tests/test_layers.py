@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from kprune.importance import MOMENTUM
+from kprune.importance import IMPORTANCES, MOMENTUM
 from kprune.layers import ChannelMask
 
 
@@ -66,3 +66,13 @@ def test_config_round_trip() -> None:
     again = ChannelMask.from_config(mask.get_config())
 
     assert again.get_config() == mask.get_config()
+
+
+def test_what_training_has_to_reach_is_one_weight_or_none() -> None:
+    names = {}
+    for importance in IMPORTANCES:
+        mask = ChannelMask(importance=importance)
+        mask.build((None, 3))
+        names[importance] = [weight.name for weight in mask.learned]
+
+    assert names == {"taylor": ["scores"], "learned": ["logits"], "magnitude": []}

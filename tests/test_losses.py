@@ -115,3 +115,20 @@ def test_a_model_without_learned_masks_is_refused() -> None:
         CompressionLoss("mse", add_masks(dense()), Budget(macs=0.3))
     with pytest.raises(ValueError, match="has no masks"):
         CompressionLoss("mse", dense(), Budget(macs=0.3))
+
+
+@pytest.mark.parametrize("weight", [0, -1.0, float("nan")])
+def test_a_weight_that_does_not_press_is_refused(weight: float) -> None:
+    with pytest.raises(ValueError, match=rf"weight must be above 0, got {weight}"):
+        CompressionLoss("mse", None, Budget(macs=0.3), weight)
+
+
+@pytest.mark.parametrize("importance", ["learned", "taylor"])
+def test_a_loss_that_watches_another_model_is_refused_when_fit_starts(importance: str) -> None:
+    budget = Budget(macs=0.3)
+    other = add_masks(dense(), importance="learned")
+    masked = add_masks(dense(), importance=importance)
+    masked.compile("sgd", CompressionLoss("mse", other, budget), run_eagerly=True)
+
+    with pytest.raises(ValueError, match=r"other masks than those of the model in training"):
+        masked.fit(X, Y, 8, verbose=0, callbacks=[PruneCallback(budget, verbose=0)])

@@ -99,6 +99,29 @@ def test_closing_what_cannot_be_closed_is_refused(channels: dict, message: str) 
         close_channels(add_masks(residual()), channels)
 
 
+@pytest.mark.parametrize(
+    "positions", [3, [1.0], "12", None, [True, False], np.ones(6, bool), np.array([1.0])]
+)
+def test_channels_that_are_no_numbers_are_refused(positions: object) -> None:
+    masked = add_masks(residual())
+
+    with pytest.raises(TypeError, match=r"channels of layer 'inner' must be a list of their num"):
+        close_channels(masked, {"inner": positions})
+    with pytest.raises(TypeError, match=r"Expected a dict such as .*, got \['inner'\]"):
+        close_channels(masked, ["inner"])
+
+    assert read_gates(trace(masked)).all()
+
+
+def test_channels_may_be_any_kind_of_whole_numbers() -> None:
+    masked = add_masks(residual())
+
+    for positions in (range(1), {1}, np.array([2]), np.flatnonzero([0, 0, 0, 1, 0, 0])):
+        close_channels(masked, {"inner": positions})
+
+    assert slim(masked).get_layer("inner").filters == 2
+
+
 def test_gates_set_by_hand_must_be_zero_or_one_and_agree() -> None:
     masked = add_masks(residual())
     masked.get_layer("inner_mask").gates.assign([1.0, 1.0, 0.5, 1.0, 1.0, 1.0])
@@ -130,10 +153,51 @@ def test_excluded_layers_keep_their_channels() -> None:
     assert [g.makers for g in trace(by_layer).groups if g.prunable] == [("inner",)]
 
 
+def towers() -> keras.Model:
+    """Two nested models whose layers have the same names."""
+    inputs = keras.Input((4,))
+    inner = []
+    for name, width in (("left", 5), ("right", 7)):
+        x = layers.Dense(3, name="narrow")(layers.Dense(width, name="wide")(inputs))
+        inner.append(keras.Model(inputs, x, name=name))
+    outputs = layers.Dense(2)(layers.Concatenate()([tower(inputs) for tower in inner]))
+    return keras.Model(inputs, outputs, name="towers")
+
+
+def test_a_layer_is_excluded_and_not_its_namesake_in_another_model() -> None:
+    model = towers()
+    left = model.get_layer("left")
+
+    by_layer = trace(add_masks(model, exclude=[left.get_layer("wide")]))
+    by_name = trace(add_masks(model, exclude=["wide"]))
+    whole_tower = trace(add_masks(model, exclude=left.layers))
+
+    def free(found: object) -> dict[int, int]:
+        wide = [g.channels for g in found.groups if "wide" in g.name]
+        return {len(channels): int(found.free[channels].sum()) for channels in wide}
+
+    assert free(by_layer) == {5: 0, 7: 7}
+    assert free(by_name) == {5: 0, 7: 0}
+    assert whole_tower.free.sum() == 7 + 3
+
+
+@pytest.mark.parametrize("exclude", ["inner", 3, None, [3], [["inner"]]])
+def test_what_is_no_list_of_layers_is_refused(exclude: object) -> None:
+    with pytest.raises(TypeError, match=r"exclude must be a list of layers or of their names, got"):
+        add_masks(residual(), exclude=exclude)
+    with pytest.raises(TypeError, match=r"must be a list of layers or of their names, got <Conv2D"):
+        add_masks(residual(), exclude=residual().get_layer("inner"))
+
+
 def test_what_cannot_be_masked_is_refused() -> None:
     model = residual()
-    with pytest.raises(ValueError, match=r"exclude names layers .*'residual'.*\['nowhere'\]"):
+    with pytest.raises(ValueError, match=r"exclude names layers .*'residual'.*\['nowhere'\]\.$"):
         add_masks(model, exclude=["nowhere"])
+    with pytest.raises(ValueError, match=r"does not have: \['inner'\]\.$"):
+        add_masks(model, exclude=[residual().get_layer("inner")])
+    for nested in ("left", towers().get_layer("left")):
+        with pytest.raises(ValueError, match=r"are flattened: name the layers inside of left"):
+            add_masks(towers(), exclude=[nested])
     with pytest.raises(ValueError, match="has masks already"):
         add_masks(add_masks(model))
 

@@ -13,7 +13,7 @@ from keras import layers, optimizers
 
 from kprune import Budget, PruneCallback, add_masks, slim
 from kprune.channels import trace
-from kprune.masking import read_gates, read_scores
+from kprune.masking import find_masked, read_gates, read_scores
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(160, 6)).astype("float32")
@@ -195,6 +195,40 @@ def test_a_model_whose_training_would_be_lost_is_refused() -> None:
         add_masks(Sized(8))
 
 
+class Gathering(Doubled):
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+
+
+class Naming(Doubled):
+    def __init__(self, inputs: object, outputs: object, **kwargs: object) -> None:
+        super().__init__(inputs, outputs, **kwargs)
+
+
+class Factor(Doubled):
+    def __init__(
+        self, inputs: object, outputs: object, factor: float = 2.0, **kwargs: object
+    ) -> None:
+        super().__init__(inputs, outputs, **kwargs)
+
+
+@pytest.mark.parametrize("kind", [Gathering, Naming])
+def test_any_constructor_that_takes_inputs_and_outputs_will_do(kind: type) -> None:
+    plain = network()
+
+    masked = add_masks(kind(plain.input, plain.output, name="mine"))
+
+    assert type(masked) is kind
+    assert masked.name == "mine"
+
+
+def test_a_constructor_with_arguments_of_its_own_is_refused_for_they_would_be_lost() -> None:
+    plain = network()
+
+    with pytest.raises(ValueError, match=r"or takes arguments besides, which would be lost"):
+        add_masks(Factor(plain.input, plain.output, factor=3.0))
+
+
 def test_the_masked_model_inside_of_a_model_is_found_and_held_to_the_budget() -> None:
     student = add_masks(network())
     teacher = network()
@@ -205,6 +239,191 @@ def test_the_masked_model_inside_of_a_model_is_found_and_held_to_the_budget() ->
     distiller.fit(X, Y, 8, verbose=0, callbacks=[PruneCallback(Budget(macs=0.5), verbose=0)])
 
     assert read_gates(trace(student)).sum() == 6 + 4 + 2
+
+
+class Subclassed(keras.Model):
+    def call(self, x: object) -> object:
+        return x
+
+
+class Holder(layers.Layer):
+    """A model inside of a layer."""
+
+    def __init__(self, inner: keras.Model) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def call(self, x: object) -> object:
+        return self.inner(x)
+
+
+def quantized() -> keras.Model:
+    model = network()
+    model.get_layer("hidden").quantize("int8")
+    return model
+
+
+TEACHERS = {
+    "not built": lambda: keras.Sequential([layers.Dense(2)]),
+    "subclassed": Subclassed,
+    "quantized": quantized,
+}
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+@pytest.mark.filterwarnings("ignore:.*does not have a `build:UserWarning")
+def test_beside_the_masked_model_there_may_be_models_of_any_kind(teacher: str) -> None:
+    student = add_masks(network())
+
+    assert find_masked(Distiller(student, TEACHERS[teacher]())) is student
+
+
+def test_the_masked_model_is_found_inside_of_layers_and_beside_a_graph() -> None:
+    student = add_masks(network())
+    held = keras.Sequential([keras.Input((6,)), Holder(student)])
+    plain = network()
+    beside = Doubled(plain.input, plain.output)
+    beside.student = student
+    nested = keras.Sequential([keras.Input((6,)), student])
+
+    assert find_masked(held) is student
+    assert find_masked(Distiller(held, plain)) is student
+    assert find_masked(beside) is student
+    assert find_masked(nested) is nested
+
+
+class StudentOnly(Distiller):
+    """Trains its first model, and leaves the second as it is, though that could be trained."""
+
+    def train_step(self, data: tuple) -> dict:
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x, y, self(x, training=True))
+        own = self.inner[0].trainable_variables
+        self.optimizer.apply(tape.gradient(loss, own), own)
+        return {"loss": loss}
+
+
+def test_an_optimizer_that_averages_may_be_that_of_the_student_alone() -> None:
+    student = add_masks(network())
+    distiller = StudentOnly(student, network())
+    averaging = optimizers.SGD(0.0, use_ema=True, ema_overwrite_frequency=3)
+    averaging.build(student.trainable_variables)
+    distiller.compile(averaging, "mse", run_eagerly=True)
+
+    distiller.fit(X, Y, 8, shuffle=False, verbose=0, callbacks=[everything()])
+
+    np.testing.assert_allclose(read_scores(trace(student)), PLAIN, rtol=1e-5)
+
+
+WAITING = {
+    "accumulating": lambda: optimizers.Adam(gradient_accumulation_steps=8),
+    "looking for its scale": lambda: optimizers.LossScaleOptimizer(
+        optimizers.Adam(), initial_scale=2.0**102
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAITING)
+def test_channels_stay_open_until_the_optimizer_has_made_a_step(way: str) -> None:
+    masked = add_masks(network())
+    masked.compile(WAITING[way](), "mse", run_eagerly=True)
+    seen = []
+    watch = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: seen.append(
+            (read_scores(trace(masked)).any(), read_gates(trace(masked)).all())
+        )
+    )
+
+    prune = PruneCallback(Budget(macs=0.5), verbose=0)
+    history = masked.fit(X, 1e10 * Y, 8, verbose=0, callbacks=[prune, watch]).history
+
+    assert sum(not learned for learned, _ in seen) > 2
+    assert all(whole for learned, whole in seen if not learned)
+    assert history["macs_rate"] == [0.5]
+
+
+def test_without_any_step_until_the_freeze_there_are_no_scores_to_go_by() -> None:
+    masked = add_masks(network())
+    accumulating = optimizers.SGD(gradient_accumulation_steps=40)
+    masked.compile(accumulating, "mse", run_eagerly=True)
+    steps = []
+    watch = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: steps.append(1))
+
+    with pytest.raises(ValueError, match="zero, no step of the optimizer has reached them"):
+        prune = PruneCallback(Budget(macs=0.5), verbose=0)
+        masked.fit(X, Y, 8, verbose=0, callbacks=[watch, prune])
+
+    assert len(steps) == 14
+
+
+def test_twins_of_a_masked_model_are_refused_and_masks_on_the_whole_are_not() -> None:
+    def twins(tower: keras.Model) -> keras.Model:
+        a, b = keras.Input((6,)), keras.Input((6,))
+        return keras.Model([a, b], layers.Subtract()([tower(a), tower(b)]), name="twins")
+
+    wrong, right = twins(add_masks(network())), add_masks(twins(network()))
+    data = [X, X[::-1]], Y, 8
+    for model in (wrong, right):
+        model.compile(optimizers.SGD(0.01), "mse", run_eagerly=True)
+
+    with pytest.raises(ValueError, match=r"'twins' are called more than once.*: hidden_mask\."):
+        wrong.fit(*data, verbose=0, callbacks=[PruneCallback(Budget(macs=0.5), verbose=0)])
+    right.fit(*data, verbose=0, callbacks=[PruneCallback(Budget(macs=0.5), verbose=0)])
+    assert read_scores(trace(right)).max() < 10
+
+    importances = add_masks(network(), importance="magnitude")
+    other = twins(importances)
+    other.compile(optimizers.SGD(0.01), "mse", run_eagerly=True)
+    other.fit(*data, verbose=0, callbacks=[PruneCallback(Budget(macs=0.5), verbose=0)])
+
+
+class Twice(keras.Model):
+    """Calls itself on two views of the data."""
+
+    def train_step(self, data: tuple) -> dict:
+        x, y = data
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x, y, self(x, training=True) - self(-x, training=True))
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        return {"loss": loss}
+
+
+def test_scores_that_double_are_told_from_a_loss_that_is_not_finite() -> None:
+    plain = network()
+    masked = add_masks(Twice(plain.input, plain.output))
+    masked.compile(optimizers.SGD(0.0), "mse", jit_compile=False)
+
+    with pytest.raises(ValueError, match=r"not finite, or the model is called more than once"):
+        prune = PruneCallback(Budget(macs=0.5), verbose=0)
+        masked.fit(X, Y, 8, 20, verbose=0, callbacks=[prune])
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("importance", ["taylor", "learned", "magnitude"])
+def test_masks_that_are_frozen_are_refused_if_they_had_to_learn(
+    importance: str, inside: bool
+) -> None:
+    masked = add_masks(network(), importance=importance)
+    for layer in masked.layers[:3]:
+        layer.trainable = False
+    model = StudentOnly(masked, network()) if inside else masked
+    model.compile(optimizers.SGD(0.01), "mse", run_eagerly=True)
+    prune = PruneCallback(Budget(macs=0.5), verbose=0)
+
+    def fit() -> None:
+        model.fit(X, Y, 8, verbose=0, callbacks=[prune])
+
+    if importance != "magnitude":
+        with pytest.raises(
+            ValueError, match=r"'network' are frozen .*: hidden_mask\. Freeze layer"
+        ):
+            fit()
+        masked.get_layer("hidden_mask").trainable = True
+        model.compile(optimizers.SGD(0.01), "mse", run_eagerly=True)
+    fit()
+    assert read_gates(trace(masked)).sum() == 6 + 4 + 2
 
 
 @pytest.mark.parametrize(
