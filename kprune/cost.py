@@ -154,7 +154,10 @@ class Cost:
 
 @dataclass(frozen=True)
 class Element:
-    """A weight, or part of one: `params` and `macs` for each pair of live channels of its sides."""
+    """A weight, or part of one: `params` and `macs` for each pair of live channels of its sides.
+
+    `layer` is the name of its layer; where nested models use one twice, the name of its copies.
+    """
 
     layer: str
     sides: list[np.ndarray]
@@ -165,6 +168,7 @@ class Element:
 def elements(trace: Trace) -> list[Element]:
     """All weights of a traced network, in the order of the calls."""
     found = []
+    names = trace.graph.names
     seen: set[int] = set()
     for call, flow in trace.steps:
         layer = call.operation
@@ -178,7 +182,7 @@ def elements(trace: Trace) -> list[Element]:
             # A layer that is called again computes again, but has its weights only once.
             params = 0 if weight.statistic or id(layer) in seen else fixed
             sides = list(weight.axes.values())
-            found.append(Element(layer.name, sides, params, weight.uses * fixed))
+            found.append(Element(names[id(layer)], sides, params, weight.uses * fixed))
         seen.add(id(layer))
     return found
 

@@ -14,7 +14,6 @@ from rich.table import Table
 from kprune.channels import Group, Trace, trace
 from kprune.cost import COUNTED, KINDS, MEMORY, Cost, elements
 from kprune.ids import core
-from kprune.layers import ChannelMask
 from kprune.masking import read_gates
 
 
@@ -96,7 +95,8 @@ def _layers(found: Trace, live: np.ndarray) -> list[LayerProfile]:
     names = found.graph.names
     made = {names[id(call.operation)]: _first(flow.output) for call, flow in found.steps}
     rows: dict[str, LayerProfile] = {}
-    for name, element in zip(_owners(found), elements(found), strict=True):
+    for element in elements(found):
+        name = element.layer
         pairs = int(np.prod([live[side].sum() for side in element.sides], dtype=int))
         row = rows.get(name, LayerProfile(name, int(live[core(made[name])].sum())))
         rows[name] = replace(
@@ -107,18 +107,6 @@ def _layers(found: Trace, live: np.ndarray) -> list[LayerProfile]:
 
 def _first(output: np.ndarray | list[np.ndarray]) -> np.ndarray:
     return output[0] if isinstance(output, list) else output
-
-
-def _owners(found: Trace) -> list[str]:
-    """Of each element, the layer, by the name that no other layer has."""
-    names = found.graph.names
-    return [
-        names[id(call.operation)]
-        for call in found.graph.calls
-        if isinstance(call.operation, keras.layers.Layer)
-        and not isinstance(call.operation, ChannelMask)
-        for _ in call.operation.weights
-    ]
 
 
 def _layer_table(name: str, now: Profile, before: Profile) -> Table:
