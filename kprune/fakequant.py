@@ -6,6 +6,7 @@ not there. So the loss is that of the quantised network, and its weights can be 
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
@@ -16,9 +17,15 @@ from kprune.rescaling import WIDE
 MOMENTUM = 0.95
 
 _STEPS = 127  # int8 weights are symmetric: -127 to 127.
-_LEAST_RANGE = 1e-6  # Of what is always zero, a dead layer, say.
+_LEAST_RANGE = 1e-5  # Of activations: below 255 / 2**26 the interpreters give up at a softmax.
+_ZERO_RANGE = 1.0  # Of what is always zero, a dead layer, say: any, so that no factor is extreme.
+_LEAST_WEIGHT = 1e-6  # The greatest of a channel, where all may be zero.
 _MOST_BIAS = 2**30 - 1  # In steps: of a larger bias the converter makes the steps larger.
+_TINY = 1e-30  # Of a bias: 0 in steps, for who does not look closer.
 _OFF_TIE = 1e-3  # In steps: more than the errors of float32, less than means lie apart.
+
+# Layers that the converter merges with a ReLU only if they have a bias, and one that is not zero.
+BIASED = (keras.layers.Conv1DTranspose, keras.layers.Conv2DTranspose)
 
 
 @keras.saving.register_keras_serializable("kprune")
@@ -74,28 +81,35 @@ class FakeQuant(keras.layers.Layer):
 
     def start(self, low: float, high: float) -> None:
         """Set the range that training begins with, wide enough to have a scale."""
+        width = _LEAST_RANGE if high > low else _ZERO_RANGE
         self.low.assign(low)
-        self.high.assign(max(high, low + _LEAST_RANGE))
+        self.high.assign(max(high, low + width))
 
     def call(
         self,
         inputs: object,
         training: bool = False,
         is_average: bool = False,
+        is_term: bool = False,
         is_step: bool = False,
     ) -> object:
         """Round `inputs`; if they are averages of what was rounded here, without following them.
 
-        With `is_step`, give the size of a step instead, of shape `()`.
+        With `is_term`, `inputs` are part of what will be rounded here once more: while training,
+        that will do. With `is_step`, give the size of a step instead, of shape `()`.
         """
         if is_step:
             return self._step()
+        if is_term and training:
+            return inputs
         if is_average:
             inputs = self._off_ties(inputs)
         elif training and self.limits is None:
             x = ops.cast(ops.stop_gradient(inputs), "float32")
-            self._follow(self.low, ops.minimum(ops.min(x), 0.0))
-            self._follow(self.high, ops.maximum(ops.max(x), _LEAST_RANGE))
+            low, high = ops.minimum(ops.min(x), 0.0), ops.maximum(ops.max(x), 0.0)
+            is_dead = ops.equal(low, high)
+            self._follow(self.low, low, is_dead)
+            self._follow(self.high, ops.maximum(high, _LEAST_RANGE), is_dead)
         # On TensorFlow this is the operation in which the converter finds the range.
         return keras.quantizers.fake_quant_with_min_max_vars(inputs, self.low, self.high)
 
@@ -110,8 +124,10 @@ class FakeQuant(keras.layers.Layer):
         middle = 128.0 * step - ops.round(-self.low / step) * step
         return x + _OFF_TIE * step * ops.sign(ops.stop_gradient(x) - middle)
 
-    def _follow(self, bound: keras.Variable, seen: object) -> None:
-        bound.assign(MOMENTUM * bound + (1.0 - MOMENTUM) * seen)  # type: ignore[operator]
+    def _follow(self, bound: keras.Variable, seen: Any, is_dead: Any) -> None:
+        old = ops.convert_to_tensor(bound)
+        # A layer that gives nothing but zeros, for now, tells nothing of the range.
+        bound.assign(ops.where(is_dead, old, MOMENTUM * old + (1.0 - MOMENTUM) * seen))
 
     def compute_output_spec(
         self, inputs: keras.KerasTensor, is_step: bool = False, **kwargs: object
@@ -173,7 +189,7 @@ class FakeQuantWeights(keras.layers.Wrapper):
         return self._round(value) if variable.name == self.weight else value
 
     def _round(self, w: object) -> object:
-        scale = ops.stop_gradient(ops.maximum(self._greatest(w), _LEAST_RANGE) / _STEPS)
+        scale = ops.stop_gradient(ops.maximum(self._greatest(w), _LEAST_WEIGHT) / _STEPS)
         rounded = ops.round(w / scale) * scale
         # Value: the rounded weight. Gradient: that of the weight, as if it were not rounded.
         return w + ops.stop_gradient(rounded - w)
@@ -206,9 +222,14 @@ class FakeQuantWeights(keras.layers.Wrapper):
     def plain_weights(self, is_rounded: bool) -> list[object]:
         """The weights of the layer inside, for a copy of it that stands alone."""
         return [
-            self.rounded() if is_rounded and v is self._variable else ops.convert_to_numpy(v)
+            self.rounded() if is_rounded and v is self._variable else self._plain(v)
             for v in self.layer.weights
         ]
+
+    def _plain(self, variable: keras.Variable) -> object:
+        value = ops.convert_to_numpy(variable)
+        is_needed = isinstance(self.layer, BIASED) and variable.name == "bias"
+        return value + _TINY if is_needed and not value.any() else value
 
     def compute_output_spec(
         self, inputs: keras.KerasTensor, is_scale: bool = False

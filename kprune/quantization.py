@@ -15,7 +15,7 @@ from keras import activations, layers, tree
 
 from kprune.calibration import read_samples
 from kprune.errors import UnsupportedLayerError
-from kprune.fakequant import FakeQuant, FakeQuantWeights
+from kprune.fakequant import BIASED, FakeQuant, FakeQuantWeights
 from kprune.folding import FUSED, OUTPUT_AXES, PARTED, fold, is_bare, readers
 from kprune.graph import Call, Graph, read_graph, rebuild, unique
 from kprune.layers import ChannelMask
@@ -65,9 +65,10 @@ _COMPUTES = {
     layers.ELU,
     layers.Softmax,
     layers.Activation,
+    layers.Rescaling,
 }
 
-# Layers whose inputs must all have the scale of the output.
+# Layers whose inputs must all have the scale of the output; `_is_join` knows more.
 _JOINS = {layers.Concatenate, layers.Maximum, layers.Minimum}
 
 # Functions whose int8 form has a range that the format prescribes.
@@ -77,14 +78,25 @@ _LIMITS = {
     activations.tanh: (-1.0, 127 / 128),
 }
 
-# Layers that a ReLU behind them becomes part of.
-_FUSING = {*OUTPUT_AXES, layers.Add, layers.Subtract, layers.Multiply}
+# Layers that a ReLU behind them becomes part of, if it has one of these bounds.
+_FUSING = {*OUTPUT_AXES, layers.Add, layers.Subtract, layers.Multiply, layers.Rescaling}
+_FUSED_BOUNDS = (None, 6)
+
+# Layers of many tensors, of which the device takes two at a time, and what it does with these.
+_CHAINED: dict[type, type] = {
+    **{kind: kind for kind in (layers.Add, layers.Multiply, layers.Maximum, layers.Minimum)},
+    layers.Average: layers.Add,
+}
 
 # The weight that is rounded, and its axes that run over the output channels.
 _WEIGHTS: dict[type, tuple[str, tuple[int, ...]]] = {
     **{kind: ("kernel", axes) for kind, axes in OUTPUT_AXES.items()},
     layers.PReLU: ("alpha", ()),
 }
+
+# The slope of a leaky ReLU that only brings a tensor to another scale. The converter drops a slope
+# of 1, and of two roundings without an operator in between it loses one.
+_CARRYING = 1 - 2**-24
 
 _BATCH = 32
 _LEAKY = 0.2  # Keras's slope where `leaky_relu` is given by its name.
@@ -104,9 +116,8 @@ def quantize_aware(model: keras.Model, representative_data: object, method: str 
     Outside of training (`predict`, `evaluate`, validation) the model computes what TensorFlow Lite
     Micro will, byte for byte, two roundings of every sum included; while training it rounds once.
     Values may still lie a step apart where the device reads them from tables (sigmoid, tanh,
-    softmax), behind a sum of more than two tensors, an average of tensors, or a bounded ReLU that
-    stands alone, and on JAX, whose single precision leaves out a few bits of the factors. A softmax
-    or sigmoid at the end is not rounded.
+    softmax), and on JAX, whose single precision leaves out a few bits of the factors. A softmax or
+    sigmoid at the end is not rounded.
 
     Args:
         model: A trained Sequential or functional model without masks, from `slim`. It is not
@@ -137,7 +148,7 @@ def quantize_aware(model: keras.Model, representative_data: object, method: str 
         >>> x = np.random.default_rng(0).normal(size=(64, 8, 8, 1)).astype("float32")
         >>> aware = quantize_aware(model, x)
         >>> [layer.name for layer in aware.layers[1:]]
-        ['image_rounded', 'conv', 'relu', 'relu_rounded', 'relu_rescaled']
+        ['image_rounded', 'conv', 'relu_rounded', 'conv_rescaled', 'relu']
 
     Source:
         Jacob et al., Quantization and Training of Neural Networks for Efficient
@@ -161,7 +172,7 @@ def check_unmasked(graph: Graph) -> None:
 
 def _native(graph: Graph, samples: list[np.ndarray]) -> keras.Model:
     _check_layers(graph)
-    folded = read_graph(fold(graph))
+    folded = read_graph(_in_operators(read_graph(fold(graph))))
     places = _places(folded)
     rounding = {key: FakeQuant(limits, name=name) for key, (name, limits) in places.items()}
     model = _Rounding(folded, rounding).model()
@@ -169,6 +180,53 @@ def _native(graph: Graph, samples: list[np.ndarray]) -> keras.Model:
         if rounding[key].limits is None:
             rounding[key].start(*bounds)
     return model
+
+
+def _in_operators(folded: Graph) -> keras.Model:
+    """The same outputs from layers that are one operator each.
+
+    Where the converter parts a layer, what lies between its parts would have no trained range.
+
+    Args:
+        folded: From `fold`. The result takes over its layers.
+    """
+    reading = readers(folded)
+    taken = {call.operation.name for call in folded.calls if type(call.operation) not in _CHAINED}
+    biased = {
+        id(call.operation): _with_bias(call.operation)
+        for call in folded.calls
+        if type(call.operation) in BIASED
+        and (call.operation.activation in FUSED[1:] or _is_rectified(call, reading))
+    }
+
+    def call(step: Call, /, *args: Any, **kwargs: Any) -> Any:
+        if type(step.operation) in _CHAINED:
+            given = [t for t in tree.flatten((args, kwargs)) if isinstance(t, keras.KerasTensor)]
+            return _chain(step.operation, given, taken)
+        return biased.get(id(step.operation), step.operation)(*args, **kwargs)
+
+    return rebuild(folded, call)
+
+
+def _with_bias(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """The layer with a bias of zeros, if it has none, as if it had taken up a BatchNorm."""
+    if layer.use_bias:
+        return layer
+    made = type(layer).from_config({**layer.get_config(), "use_bias": True})
+    made.build(layer.input.shape)
+    made.set_weights([*layer.get_weights(), np.zeros(layer.filters)])
+    return made
+
+
+def _chain(layer: keras.Operation, tensors: list, taken: set[str]) -> Any:
+    """A layer of many tensors, applied to two at a time; the last one keeps its name."""
+    kind, (total, *others, last) = _CHAINED[type(layer)], tensors
+    for tensor in others:
+        total = kind(name=unique(f"{layer.name}_part", taken))([total, tensor])
+    if isinstance(layer, layers.Average):
+        total = kind(name=unique(f"{layer.name}_sum", taken))([total, last])
+        return layers.Rescaling(1 / len(tensors), name=unique(layer.name, taken))(total)
+    return kind(name=unique(layer.name, taken))([total, last])
 
 
 class _Rounding:
@@ -218,36 +276,60 @@ class _Rounding:
         """What stands for a tensor, in the scale of the join that reads it."""
         tensor = self.new[id(old)]
         source, target = (self.stored.get(id(t)) for t in (old, step.outputs[0]))
-        if type(step.operation) not in _JOINS or source is None or target in (None, source):
+        if source is not None and self.is_beside(step):
+            tensor = self.carried(step, tensor, source, source)
+            return self.rounding[source](tensor, is_term=True)
+        if target is None or not _is_join(step) or self.is_merged(step):
             return tensor
+        if len(step.inputs) > 1 and all(self.stored.get(id(t)) == target for t in step.inputs):
+            return tensor
+        if source == target and _has_scale(step):
+            # The converter would give what it parts this from a range of its own.
+            tensor = self.carried(step, self.rounding[target](tensor, is_term=True), source, target)
+        if source not in (None, target):
+            tensor = self.carried(step, tensor, source, target)
+        # All of them, or the converter may take the scale of one that has its own for the join.
+        return self.rounding[target](tensor, is_term=True)
+
+    def carried(self, step: Call, tensor: Any, source: int, target: int) -> Any:
+        """A tensor in another scale, by an operator of its own."""
+        carry = layers.LeakyReLU(
+            _CARRYING, name=unique(f"{step.operation.name}_carried", self.taken)
+        )
+        rescale = Rescale(slope=_CARRYING, name=self.name(step))
         scale = self.step(target, tensor)
-        return Rescale(name=self.name(step))(tensor, units=[self.step(source)], scale=scale)
+        return rescale(carry(tensor), units=[self.step(source)], scale=scale)
 
     def rescaled(self, step: Call, outputs: Any) -> Any:
         """The outputs of a call, if the device stores them, as its integer arithmetic has them."""
-        maker = self.maker(step)
-        rescale = _rescale(maker, self.name(step))
+        rescale = _rescale(step, self.name(step))
         place = self.stored.get(id(step.outputs[0]))
-        if rescale is None or place is None or any(id(t) not in self.stored for t in maker.inputs):
+        is_stored = place is not None and all(id(t) in self.stored for t in step.inputs)
+        if rescale is None or not is_stored or self.is_merged(step):
             return outputs
-        terms = [self.new[id(t)] for t in maker.inputs]
-        units = [self.step(self.stored[id(t)]) for t in maker.inputs]
+        terms = [self.new[id(t)] for t in step.inputs]
+        units = [self.step(self.stored[id(t)]) for t in step.inputs]
         scale = self.step(place, outputs)
         if isinstance(rescale, RescaleSum):
             return rescale(outputs, terms=terms, units=units, scale=scale)
-        weighted = self.weighted.get(id(maker.operation))
+        weighted = self.weighted.get(id(step.operation))
         if isinstance(weighted, FakeQuantWeights):
             units.append(weighted(units[0], is_scale=True))
-        if isinstance(maker.operation, layers.PReLU):
+        if isinstance(step.operation, layers.PReLU):
             return rescale(outputs, units=units, scale=scale, source=terms[0])
         return rescale(outputs, units=units, scale=scale)
 
-    def maker(self, step: Call) -> Call:
-        """The call whose operator a ReLU is part of; otherwise the call itself."""
+    def is_merged(self, step: Call) -> bool:
+        """Whether it is a ReLU that is part of the operator in front."""
         host = self.makers.get(id(step.inputs[0]))
-        if host and type(host.operation) in _FUSING:
-            return host if _is_rectified(host.outputs[0], self.reading) else step
-        return step
+        return host is not None and _is_rectified(host, self.reading)
+
+    def is_beside(self, step: Call) -> bool:
+        """Whether it is a ReLU for whose sake the converter would compute a dense layer twice."""
+        host = self.makers.get(id(step.inputs[0]))
+        if host is None or type(host.operation) is not layers.Dense or self.is_merged(step):
+            return False
+        return _is_plain_relu(step.operation)
 
     def step(self, place: Any, tensor: Any = None) -> Any:
         """The scale of a place; `tensor` is any, if the place has not been reached yet."""
@@ -264,7 +346,7 @@ def _rescale(call: Call, name: str) -> Rescale | RescaleSum | None:
     """What the device does with the sums of an operator; None for what it has tables for."""
     shape = call.inputs[0].shape
     match call.operation:
-        case layers.Add() | layers.Subtract() if len(call.inputs) == 2:
+        case layers.Add() | layers.Subtract():
             return RescaleSum(-1 if isinstance(call.operation, layers.Subtract) else 1, name=name)
         case layers.GlobalAveragePooling1D() | layers.GlobalAveragePooling2D():
             return Rescale(count=math.prod(shape[1:-1]), name=name)
@@ -275,14 +357,11 @@ def _rescale(call: Call, name: str) -> Rescale | RescaleSum | None:
             return Rescale(slope=slope, name=name)
         case layers.Activation(activation=activations.leaky_relu):
             return Rescale(slope=_LEAKY, name=name)
-        case (
-            layers.ReLU(negative_slope=0, threshold=0, max_value=None)
-            | layers.Activation(activation=activations.relu)
-        ):
+        case layers.Multiply():
             return Rescale(name=name)
-        case layers.Multiply() if len(call.inputs) == 2:
-            return Rescale(name=name)
-        case layer if type(layer) in _WEIGHTS:
+        case layers.Rescaling(scale=factor):
+            return Rescale(factor=factor, name=name)
+        case layer if type(layer) in _WEIGHTS or _is_plain_relu(layer):
             return Rescale(name=name)
     return None
 
@@ -291,12 +370,15 @@ def _stored(
     graph: Graph, places: Collection[int], reading: Mapping[int, list[Call | None]]
 ) -> dict[int, int]:
     """`id(tensor)` -> `id(tensor)` in `places` whose scale it has on the device."""
+    makers = {id(call.outputs[0]): call for call in graph.calls}
 
     def home(tensor: keras.KerasTensor) -> int | None:
         if id(tensor) in places:
             return id(tensor)
-        join = _join(tensor, reading)
-        return home(join.outputs[0]) if join else None
+        maker = makers.get(id(tensor))
+        is_rectified = maker is not None and _is_rectified(maker, reading)
+        then = _reader(tensor, reading) if is_rectified else _join(tensor, reading)
+        return home(then.outputs[0]) if then else None
 
     found = {id(t): home(t) for t in tree.flatten(graph.inputs)}
     for call in graph.calls:
@@ -355,7 +437,7 @@ def _places(graph: Graph) -> dict[int, tuple[str, tuple[float, float] | None]]:
     for call in graph.calls:
         kind, tensor = type(call.operation), call.outputs[0]
         limits = _limits(call.operation)
-        merges = _join(tensor, reading) or (kind in _FUSING and _is_rectified(tensor, reading))
+        merges = _is_rectified(call, reading) or (_join(tensor, reading) and not _has_scale(call))
         # Rounding what softmax gives would leave small probabilities without a gradient.
         is_last = limits and reading[id(tensor)] == [None]
         if kind in _COMPUTES | _JOINS and not merges and not is_last:
@@ -365,22 +447,59 @@ def _places(graph: Graph) -> dict[int, tuple[str, tuple[float, float] | None]]:
 
 def _join(tensor: keras.KerasTensor, reading: Mapping[int, list[Call | None]]) -> Call | None:
     """The join, if the value only goes into one, which gives it the scale of the whole."""
-    match reading[id(tensor)]:
-        case [Call(operation=operation, outputs=[output, *_]) as call]:
+    match _reader(tensor, reading):
+        case Call(operation=operation, outputs=[output, *_]) as call:
             if type(operation) in _MOVES:
                 return _join(output, reading)
-            return call if type(operation) in _JOINS else None
+            return call if _is_join(call) else None
     return None
 
 
-def _is_rectified(tensor: keras.KerasTensor, reading: Mapping[int, list[Call | None]]) -> bool:
-    """Whether a ReLU follows, which becomes part of the operator."""
-    match reading[id(tensor)]:
-        case [Call(operation=layers.ReLU(negative_slope=0, threshold=0))]:
+def _is_join(call: Call) -> bool:
+    """Whether its inputs must have the scale of its output, if it is an operator of its own."""
+    return type(call.operation) in _JOINS or _bound(call.operation) is not None
+
+
+def _has_scale(call: Call) -> bool:
+    """Whether its outputs have a scale that no join behind it can give them."""
+    return bool(_limits(call.operation)) or _bound(call.operation) not in _FUSED_BOUNDS
+
+
+def _bound(layer: keras.Operation) -> float | None:
+    """What a ReLU cuts off at, if it does."""
+    match layer:
+        case layers.ReLU(negative_slope=0, threshold=0, max_value=bound):
+            return bound
+        case layers.Activation(activation=activations.relu6):
+            return 6
+    return None
+
+
+def _is_plain_relu(layer: keras.Operation) -> bool:
+    match layer:
+        case (
+            layers.ReLU(negative_slope=0, threshold=0, max_value=None)
+            | layers.Activation(activation=activations.relu)
+        ):
             return True
-        case [Call(operation=layers.Activation(activation=function))]:
-            return function in FUSED
     return False
+
+
+def _is_rectified(host: Call, reading: Mapping[int, list[Call | None]]) -> bool:
+    """Whether a ReLU follows, which becomes part of the operator."""
+    kind = type(host.operation)
+    match _reader(host.outputs[0], reading):
+        case Call(operation=layers.ReLU(negative_slope=0, threshold=0) as relu):
+            return kind in _FUSING and _bound(relu) in _FUSED_BOUNDS
+        case Call(operation=layers.Activation(activation=function)):
+            return kind in _FUSING and function in FUSED
+    return False
+
+
+def _reader(tensor: keras.KerasTensor, reading: Mapping[int, list[Call | None]]) -> Call | None:
+    """The call that reads a tensor, be it more than once, if there is but one."""
+    first, *others = reading[id(tensor)] or [None]
+    return first if all(other is first for other in others) else None
 
 
 def _limits(layer: keras.layers.Layer) -> tuple[float, float] | None:

@@ -19,6 +19,9 @@ WIDE = "float32" if keras.backend.backend() == "jax" else "float64"
 # By how much the device enlarges the terms of a sum before it rescales them.
 _HEADROOM = 2.0**20
 
+# Of a constant above 0: its scale is the finest in which it is a value of int8, from -128 as its 0.
+_MOST_STEPS = 255
+
 
 def multiply(sums: Any, factor: Any, count: int = 1) -> Any:
     """`sums * factor / count` as TensorFlow Lite Micro rounds it, in two steps.
@@ -54,6 +57,7 @@ class Rescale(keras.layers.Layer):
     Args:
         count: How many values a mean was taken of.
         slope: What negative values were multiplied by, above 0.
+        factor: What all values were multiplied by, above 0: a constant of the network.
 
     Call arguments:
         inputs: What the operator gave, real numbers.
@@ -63,9 +67,11 @@ class Rescale(keras.layers.Layer):
         source: What the operator read, if only its negative values were multiplied by the last.
     """
 
-    def __init__(self, count: int = 1, slope: float = 1.0, **kwargs: object) -> None:
+    def __init__(
+        self, count: int = 1, slope: float = 1.0, factor: float = 1.0, **kwargs: object
+    ) -> None:
         super().__init__(**kwargs)
-        self.count, self.slope = count, slope
+        self.count, self.slope, self.factor = count, slope, factor
 
     def call(
         self, inputs: Any, units: list, scale: Any, source: Any = None, training: bool = False
@@ -76,6 +82,8 @@ class Rescale(keras.layers.Layer):
         if source is not None:
             last = ops.where(source < 0, last, 1.0)
         unit = math.prod(first, start=last)
+        if self.factor != 1.0:
+            unit = unit * ops.cast(self.factor / _MOST_STEPS, WIDE)
         if self.slope != 1.0:
             unit = unit * ops.where(inputs < 0, ops.cast(self.slope, WIDE), 1.0)
         sums = ops.round(ops.cast(inputs, WIDE) * self.count / unit)
@@ -85,7 +93,8 @@ class Rescale(keras.layers.Layer):
         return keras.KerasTensor(inputs.shape, inputs.dtype)
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "count": self.count, "slope": self.slope}
+        own = {"count": self.count, "slope": self.slope, "factor": self.factor}
+        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable("kprune")

@@ -10,6 +10,7 @@ from kprune.flatbuffer import read
 from kprune.folding import fold
 from kprune.graph import read_graph
 from kprune.interpreters import dequantize, quantize
+from kprune.network import listed
 
 SHAPE = (8, 8, 3)
 
@@ -185,17 +186,29 @@ def test_folding_keeps_the_outputs(network):
     np.testing.assert_allclose(folded.predict(x, verbose=0), expected, rtol=1e-4, atol=1e-5)
 
 
-def assert_equal_on_the_device(network, x):
+def with_moved_ranges(aware, seed=0):
+    """As after training: the converter cannot find the same ranges in the samples by itself."""
+    rng = np.random.default_rng(seed)
+    for layer in aware.layers:
+        if isinstance(layer, FakeQuant) and layer.limits is None:
+            layer.set_weights([v * np.float32(rng.uniform(0.6, 1.5)) for v in layer.get_weights()])
+    return aware
+
+
+def assert_equal_on_the_device(network, x, change=lambda aware: aware):
     require("tflite_micro")
-    aware = kprune.quantize_aware(network, x)
+    aware = change(kprune.quantize_aware(network, x))
     flatbuffer = kprune.to_tflite(aware, x)
     found = read(flatbuffer)
-    output = found.tensors[found.outputs[0]]
+    assert "float32" not in {str(tensor.dtype) for tensor in found.tensors}
 
-    scores = kprune.run_tflite(flatbuffer, x, "tflm")
+    scores = listed(kprune.run_tflite(flatbuffer, x, "tflm"))
 
-    expected = quantize(aware.predict(x, verbose=0), output)
-    np.testing.assert_array_equal(quantize(scores, output), expected)
+    for got, expected, index in zip(
+        scores, listed(aware.predict(x, verbose=0)), found.outputs, strict=True
+    ):
+        output = found.tensors[index]
+        np.testing.assert_array_equal(quantize(got, output), quantize(expected, output))
     return found
 
 
@@ -224,6 +237,15 @@ def test_twenty_layers_are_still_equal():
     assert len(found.operators) == 22
 
 
+def twice(read, then):
+    """`then` reads what something else reads, too, so that it keeps a scale of its own."""
+    return layers.Add()([layers.Dense(3)(read), layers.Dense(3)(then)])
+
+
+def beside(x, layer):
+    return layers.Multiply()([x, layer(x)])
+
+
 ROUNDED = {
     "conv": lambda x, y: layers.Conv2D(8, 1, use_bias=False)(x),
     "mean": lambda x, y: layers.GlobalAveragePooling2D()(x),
@@ -234,21 +256,45 @@ ROUNDED = {
         layers.Reshape((24, 3))(layers.Cropping2D(((5, 0), (0, 0)))(x))
     ),
     "relu": lambda x, y: layers.ReLU()(x),
+    "relu6": lambda x, y: layers.Activation("relu6")(x),
+    "relu of half": lambda x, y: layers.ReLU(0.5)(x),
+    "relu that does not reach its bound": lambda x, y: layers.ReLU(20.0)(x),
+    "bounded behind a pooling": lambda x, y: layers.ReLU(0.5)(
+        layers.MaxPooling2D(2)(layers.Conv2D(3, 1)(x))
+    ),
+    "bounded beside another": lambda x, y: twice(y, layers.ReLU(0.5)(y)),
     "leaky": lambda x, y: layers.LeakyReLU(0.1)(x),
     "leaky by name": lambda x, y: layers.Activation("leaky_relu")(x),
     "leaky as ReLU": lambda x, y: layers.ReLU(negative_slope=0.3)(x),
+    "relu beside a dense layer": lambda x, y: beside(layers.Dense(3)(x), layers.ReLU()),
     "prelu": lambda x, y: layers.PReLU()(x),
     "add": lambda x, y: layers.Add()([x, y]),
+    "add one of them twice": lambda x, y: layers.Add()([x, y, x]),
     "add and relu": lambda x, y: layers.ReLU()(layers.Add()([x, y])),
     "subtract": lambda x, y: layers.Subtract()([y, x]),
     "multiply": lambda x, y: layers.Multiply()([x, y]),
+    "multiply three": lambda x, y: layers.Multiply()([x, y, layers.Dense(3)(x)]),
+    "average": lambda x, y: layers.Average()([x, y]),
+    "average of three": lambda x, y: layers.ReLU()(
+        layers.Average()([x, y, layers.Conv2D(3, 1)(x)])
+    ),
     "square": lambda x, y: layers.Multiply()([x, x]),
     "into a join": lambda x, y: layers.Concatenate()([layers.Conv2D(2, 1)(x), y, x]),
+    "into a join twice": lambda x, y: layers.Dense(3)(layers.Concatenate()([x, y, x])),
+    "into a join and elsewhere": lambda x, y: twice(y, layers.Concatenate()([y, x])),
+    "last into a join": lambda x, y: twice(y, layers.Concatenate()([layers.Dense(2)(x), y])),
+    "maximum and elsewhere": lambda x, y: twice(y, layers.Maximum()([y, layers.Dense(3)(x), x])),
     "pooled into a join": lambda x, y: layers.Maximum()(
         [layers.MaxPooling2D(2)(layers.Conv2D(3, 1)(x)), layers.AveragePooling2D(2)(y)]
     ),
     "joins in joins": lambda x, y: layers.Concatenate()(
         [layers.Maximum()([layers.Conv2D(3, 1)(x), y]), y]
+    ),
+    "rectified into a join": lambda x, y: layers.Concatenate()(
+        [layers.ReLU(6.0)(layers.Subtract()([x, y])), layers.ReLU(0.5)(layers.Add()([x, y])), x]
+    ),
+    "sigmoid into a join": lambda x, y: layers.Dense(3)(
+        layers.Concatenate()([layers.Activation("sigmoid")(x), y])
     ),
 }
 
@@ -261,7 +307,96 @@ def test_every_operator_rounds_as_the_device(operator):
     x, y = inputs, layers.ReLU()(layers.Conv2D(3, 1)(inputs))
     network = with_random_weights(keras.Model(inputs, ROUNDED[operator](x, y)))
 
-    assert_equal_on_the_device(network, samples(256))
+    assert_equal_on_the_device(network, samples(256), with_moved_ranges)
+
+
+# What a ReLU becomes part of: the operator, the shape of the input, the layer on it.
+FUSING = {
+    "Conv1D": ("CONV_2D", (9, 2), lambda x, **more: layers.Conv1D(3, 3, **more)(x)),
+    "Conv2D": ("CONV_2D", (6, 6, 2), lambda x, **more: layers.Conv2D(3, 3, **more)(x)),
+    "Conv1DTranspose": (
+        "TRANSPOSE_CONV",
+        (9, 2),
+        lambda x, **more: layers.Conv1DTranspose(3, 3, strides=2, **more)(x),
+    ),
+    "Conv2DTranspose": (
+        "TRANSPOSE_CONV",
+        (5, 4, 2),
+        lambda x, **more: layers.Conv2DTranspose(3, (3, 2), strides=(2, 3), **more)(x),
+    ),
+    "DepthwiseConv1D": (
+        "DEPTHWISE_CONV_2D",
+        (9, 2),
+        lambda x, **more: layers.DepthwiseConv1D(3, **more)(x),
+    ),
+    "DepthwiseConv2D": (
+        "DEPTHWISE_CONV_2D",
+        (6, 6, 2),
+        lambda x, **more: layers.DepthwiseConv2D(3, **more)(x),
+    ),
+    "Dense": ("FULLY_CONNECTED", (7,), lambda x, **more: layers.Dense(4, **more)(x)),
+    "Dense of rows": ("FULLY_CONNECTED", (5, 7), lambda x, **more: layers.Dense(4, **more)(x)),
+    "Add": ("ADD", (5, 7), lambda x: layers.Add()([x, layers.Dense(7)(x)])),
+    "Subtract": ("SUB", (5, 7), lambda x: layers.Subtract()([x, layers.Dense(7)(x)])),
+    "Multiply": ("MUL", (5, 7), lambda x: layers.Multiply()([x, layers.Dense(7)(x)])),
+    "Average": ("MUL", (5, 7), lambda x: layers.Average()([x, layers.Dense(7)(x)])),
+}
+RECTIFYING = {
+    "relu": lambda host, x: layers.ReLU()(host(x)),
+    "relu6": lambda host, x: layers.ReLU(6.0)(host(x)),
+    "by name": lambda host, x: layers.Activation("relu")(host(x)),
+    "other bound": lambda host, x: layers.ReLU(0.5)(host(x)),
+    "inside": lambda host, x: host(x, activation="relu"),
+    "relu6 inside": lambda host, x: host(x, activation="relu6"),
+    "without bias": lambda host, x: host(x, activation="relu", use_bias=False),
+    "without bias, outside": lambda host, x: layers.ReLU()(host(x, use_bias=False)),
+}
+
+
+INSIDE = {"inside", "relu6 inside", "without bias", "without bias, outside"}
+
+
+@pytest.mark.parametrize("kind", FUSING)
+def test_a_relu_becomes_part_of_the_operator_in_front(kind):
+    """With the biases of zeros that layers begin with, too, which the converter drops."""
+    keras.utils.set_random_seed(3)
+    operator, shape, host = FUSING[kind]
+    weighted = operator not in ("ADD", "SUB", "MUL")
+    ends = [end for name, end in RECTIFYING.items() if weighted or name not in INSIDE]
+    inputs = keras.Input(shape)
+    network = keras.Model(inputs, [end(host, inputs) for end in ends])
+
+    found = assert_equal_on_the_device(network, samples(64, shape), with_moved_ranges)
+
+    names = [op.name for op in found.operators]
+    assert names.count(operator) == len(ends)
+    # Of the one with another bound only.
+    assert (names.count("RELU"), names.count("MINIMUM")) == (2, 1)
+
+
+ALWAYS_ZERO = {
+    "softmax": lambda x: layers.Softmax()(x),
+    "sigmoid": lambda x: layers.Activation("sigmoid")(x),
+    "tanh": lambda x: layers.Activation("tanh")(x),
+    "leaky": lambda x: layers.LeakyReLU()(x),
+    "dense": lambda x: layers.Dense(2)(x),
+    "join": lambda x: layers.Concatenate()([x, layers.Dense(2)(x)]),
+}
+
+
+@pytest.mark.parametrize("reader", ALWAYS_ZERO)
+def test_both_interpreters_run_a_network_in_which_a_tensor_is_always_zero(reader):
+    require("tflite_micro")
+    inputs = keras.Input((4,), name="x")
+    zero = layers.Subtract()([inputs, inputs])
+    network = keras.Model(inputs, ALWAYS_ZERO[reader](zero))
+    x = samples(16, (4,))
+    flatbuffer = kprune.to_tflite(kprune.quantize_aware(network, x), x)
+
+    expected = network.predict(x, verbose=0)
+    for interpreter in ("tflm", "litert"):
+        scores = kprune.run_tflite(flatbuffer, x, interpreter)
+        np.testing.assert_allclose(scores, expected, atol=1 / 256)
 
 
 def test_the_device_is_left_out_while_training():
@@ -358,6 +493,42 @@ def test_range_follows_the_batches_only_while_training():
 
     assert before == [-1, 1]
     np.testing.assert_allclose(after, [-1 * 0.95 - 3 * 0.05, 0.95 + 5 * 0.05], rtol=1e-6)
+
+
+def test_zeros_tell_nothing_of_the_range():
+    """Of a layer that is dead for a batch."""
+    fake = FakeQuant()
+    fake.build((None, 2))
+    fake.start(-1.0, 3.0)
+
+    fake(np.zeros((1, 2), "float32"), training=True)
+
+    np.testing.assert_allclose(fake.get_weights(), [-1.0, 3.0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [((0.0, 0.0), (0.0, 1.0)), ((0.0, 1e-9), (0.0, 1e-5)), ((-2.0, 0.0), (-2.0, 0.0))],
+)
+def test_every_range_has_a_width(seen, expected):
+    fake = FakeQuant()
+    fake.build((None, 2))
+
+    fake.start(*seen)
+
+    np.testing.assert_allclose(fake.get_weights(), expected)
+
+
+def test_terms_are_rounded_once_while_training():
+    """Where the join rounds the whole, and follows it beyond the range."""
+    fake = FakeQuant()
+    fake.build((None, 2))
+    x = np.array([[-3.0, 0.1234]], "float32")
+
+    np.testing.assert_array_equal(fake(x, training=True, is_term=True), x)
+
+    np.testing.assert_allclose(fake(x, is_term=True), [[0.0, 31 / 255]], rtol=1e-6)
+    assert [float(v) for v in fake.get_weights()] == [0.0, 1.0]
 
 
 def test_averages_do_not_move_the_range():

@@ -70,8 +70,8 @@ def test_the_gradient_is_that_of_the_inputs(training):
 
 
 def test_slopes_and_counts_are_saved():
-    layer = Rescale(count=49, slope=0.25)
+    layer = Rescale(count=49, slope=0.25, factor=0.5)
 
     again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(layer))
 
-    assert (again.count, again.slope) == (49, 0.25)
+    assert (again.count, again.slope, again.factor) == (49, 0.25, 0.5)
