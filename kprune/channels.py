@@ -149,9 +149,10 @@ def trace(model: keras.Model, exclude: Iterable[str] = ()) -> Trace:
     for t in tree.flatten(graph.outputs):
         ids.hold(tensors[id(t)], "output of the model")
     _tie_shared_layers(graph, flows, ids)
-    _hold_only_ones(ids)
+    labels = ids.labels()
+    _hold_only_ones(ids, labels)
     _hold_unmasked(graph, flows, tensors, ids)
-    return _number(graph, flows, tensors, ids)
+    return _number(graph, flows, tensors, ids, labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,9 +244,8 @@ def _tie_shared_layers(graph: Graph, flows: list[Flow], ids: ChannelIds) -> None
             ids.merge(known.config[name], channels)
 
 
-def _hold_only_ones(ids: ChannelIds) -> None:
+def _hold_only_ones(ids: ChannelIds, labels: np.ndarray) -> None:
     """Channels without which a layer would make none."""
-    labels = ids.labels()
     for name, made in ids.makers:
         if (labels[made] == labels[made[0]]).all():
             why = (
@@ -278,10 +278,13 @@ def _hold_unmasked(
 
 
 def _number(
-    graph: Graph, flows: list[Flow], tensors: Mapping[int, np.ndarray], ids: ChannelIds
+    graph: Graph,
+    flows: list[Flow],
+    tensors: Mapping[int, np.ndarray],
+    ids: ChannelIds,
+    labels: np.ndarray,
 ) -> Trace:
     """Replace ids by channel numbers."""
-    labels = ids.labels()
 
     def number(a: np.ndarray) -> np.ndarray:
         return tighten(np.broadcast_to(labels[core(a)], a.shape))

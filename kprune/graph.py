@@ -32,7 +32,7 @@ class Call:
     @property
     def inputs(self) -> list[keras.KerasTensor]:
         """The tensors among the arguments, in order."""
-        return [t for t in tree.flatten((self.args, self.kwargs)) if _is_tensor(t)]
+        return tensors_in((self.args, self.kwargs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,6 +224,11 @@ def _unbuilt(config: Any) -> Any:
     return [_unbuilt(v) for v in config] if isinstance(config, list) else config
 
 
+def tensors_in(values: object) -> list[keras.KerasTensor]:
+    """The tensors of a structure, in order."""
+    return [value for value in tree.flatten(values) if _is_tensor(value)]
+
+
 def unique(name: str, taken: set[str]) -> str:
     candidates = chain([name], (f"{name}_{n}" for n in count(1)))
     free = next(c for c in candidates if c not in taken)
@@ -317,7 +322,7 @@ def _ends(model: keras.Model) -> tuple[object, object]:
 def _given(call: Call) -> list:
     """What a model is called with, in the order of its inputs."""
     inputs, *others = call.args
-    if any(map(_is_tensor, tree.flatten((others, call.kwargs)))):
+    if tensors_in((others, call.kwargs)):
         raise UnsupportedLayerError(
             f"Model {call.operation.name!r} is called with a mask beside its inputs. Make the mask "
             "one of its inputs, and give it to the layers inside that need it."
@@ -335,7 +340,7 @@ def _first_by_position(
     parameters = inspect.signature(operation.call).parameters.values()
     first = next((p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD), "")
     given = kwargs.get(first)
-    if args or not any(map(_is_tensor, tree.flatten(given))):
+    if args or not tensors_in(given):
         return args, kwargs
     return (given,), {k: v for k, v in kwargs.items() if k != first}
 

@@ -17,7 +17,7 @@ from kprune.calibration import read_samples
 from kprune.errors import UnsupportedLayerError
 from kprune.fakequant import BIASED, FakeQuant, FakeQuantWeights
 from kprune.folding import FUSED, OUTPUT_AXES, PARTED, fold, is_bare, readers
-from kprune.graph import Call, Graph, read_graph, rebuild, unique
+from kprune.graph import Call, Graph, read_graph, rebuild, tensors_in, unique
 from kprune.layers import ChannelMask
 from kprune.rescaling import Rescale, RescaleSum
 from kprune.tfmot import TfmotModel
@@ -201,8 +201,7 @@ def _in_operators(folded: Graph) -> keras.Model:
 
     def call(step: Call, /, *args: Any, **kwargs: Any) -> Any:
         if type(step.operation) in _CHAINED:
-            given = [t for t in tree.flatten((args, kwargs)) if isinstance(t, keras.KerasTensor)]
-            return _chain(step.operation, given, taken)
+            return _chain(step.operation, tensors_in((args, kwargs)), taken)
         return biased.get(id(step.operation), step.operation)(*args, **kwargs)
 
     return rebuild(folded, call)
@@ -252,7 +251,7 @@ class _Rounding:
         return rebuild(self.graph, self.call)
 
     def call(self, step: Call, /, *args: Any, **kwargs: Any) -> Any:
-        given = [t for t in tree.flatten((args, kwargs)) if isinstance(t, keras.KerasTensor)]
+        given = tensors_in((args, kwargs))
         for old, tensor in zip(step.inputs, given, strict=True):
             if id(old) not in self.new:  # An input of the model: no call makes it.
                 self.new[id(old)] = self.round(id(old), tensor)
@@ -401,7 +400,7 @@ def _ranges(
     seen: dict[int, Any] = {}
 
     def call(step: Call, /, *args: Any, **kwargs: Any) -> Any:
-        given = [t for t in tree.flatten((args, kwargs)) if isinstance(t, keras.KerasTensor)]
+        given = tensors_in((args, kwargs))
         seen.update((id(old), new) for old, new in zip(step.inputs, given, strict=True))
         outputs = step.operation(*args, **kwargs)
         seen.update(zip(map(id, step.outputs), tree.flatten(outputs), strict=True))

@@ -263,8 +263,8 @@ class _NearestResize(layers.Layer):
 def _named(graph: Graph, text: str) -> list[str]:
     """The layers whose marks are in a text, in the order of the graph."""
     numbers = {int(n) for n in re.findall(rf"{MARK}(\d+)", text)}
-    marked = [layer for n, layer in enumerate(graph.layers) if n in numbers]
-    return [layer.name for layer in marked if not isinstance(layer, _ROUNDING)]
+    named = [layer for n, layer in enumerate(graph.layers) if n in numbers]
+    return [layer.name for layer in named if not isinstance(layer, _ROUNDING)]
 
 
 def _without_marks(text: str) -> str:

@@ -72,7 +72,7 @@ def _write(files: Mapping[str, str | bytes], folder: Path) -> list[Path]:
     streams = [path for path in contents if _is_stream(path)]
     with _replaced({path: data for path, data in contents.items() if path not in streams}):
         for path in streams:
-            number = _standard(path)
+            number = standard_stream(path)
             # By its name, a file behind /dev/stdout would begin anew.
             opened = path.open("wb") if number is None else os.fdopen(os.dup(number), "wb")
             with opened as stream:
@@ -121,10 +121,10 @@ def _beside(target: Path, kind: str) -> Path:
 def _is_stream(path: Path) -> bool:
     """Whether bytes go through it to somewhere else: a device, a pipe, stdout."""
     is_own = not path.exists() or path.is_file() or path.is_dir()
-    return not is_own or _standard(path) is not None
+    return not is_own or standard_stream(path) is not None
 
 
-def _standard(path: Path) -> int | None:
+def standard_stream(path: Path) -> int | None:
     """1 or 2 if the path leads to what stdout or stderr is: `/dev/stdout`, whatever is behind."""
     for number in (1, 2):
         with contextlib.suppress(OSError):  # it leads nowhere, or stdout is closed

@@ -1,13 +1,12 @@
 """A command: a word, what it does, its arguments and its function."""
 
 import argparse
-import contextlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import kprune
+from kprune.c.files import standard_stream
 
 Arguments = Callable[[argparse.ArgumentParser], None]
 Run = Callable[[argparse.Namespace], dict]
@@ -52,11 +51,6 @@ def write_output(path: Path, content: bytes) -> None:
 
 def say(args: argparse.Namespace, text: object) -> None:
     """Tell a person; `--json` prints only the result, and `-o /dev/stdout` only the output."""
-    if not args.json and not _is_stdout(getattr(args, "output", None)):
+    output = getattr(args, "output", None)
+    if not args.json and not (output and standard_stream(output) == 1):
         print(text)
-
-
-def _is_stdout(path: Path | None) -> bool:
-    with contextlib.suppress(OSError):
-        return path is not None and os.path.samestat(path.stat(), os.fstat(1))
-    return False
