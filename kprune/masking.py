@@ -88,7 +88,8 @@ def add_masks(
     _check_excluded(model, found, excluded)
     _check_maskable(found)
     copies = copy_layers(found.graph)
-    masks = _masks(found, importance, {layer.name for layer in copies.values()})
+    inputs = tree.flatten(found.graph.inputs)
+    masks = _masks(found, importance, {named.name for named in [*copies.values(), *inputs]})
     readers = {id(p.reader) for p in mixing_points(found.graph, found.flows, found.tensors)}
     behind: dict[int, keras.KerasTensor] = {}
 
@@ -290,8 +291,7 @@ def _of_class(kind: type, masked: keras.Model) -> keras.Model:
 
 
 def _takes_ends(kind: type) -> bool:
-    """Whether the constructor takes inputs and outputs, and names no argument of its own, whose
-    value would be lost."""
+    """Whether the constructor takes inputs and outputs, and no value of its own to be lost."""
     signature = inspect.signature(kind.__init__)  # type: ignore[misc]
     try:
         signature.bind(None, inputs=None, outputs=None, name=None)

@@ -32,6 +32,17 @@ def test_masks_stand_where_channels_are_mixed() -> None:
     assert masked.get_layer("sum_mask").gates.shape == (4,)
 
 
+def test_masks_take_no_name_that_is_taken() -> None:
+    inputs = keras.Input((4,), name="hidden_mask")
+    x = layers.Dense(3, name="hidden")(inputs)
+    x = layers.Dense(3, name="hidden_mask_1")(x)
+
+    masked = add_masks(keras.Model(inputs, layers.Dense(2, name="scores")(x)))
+
+    names = [layer.name for layer in masked.layers]
+    assert names[:4] == ["hidden_mask", "hidden", "hidden_mask_2", "hidden_mask_1"]
+
+
 def test_masked_model_has_the_weights_and_the_outputs_of_the_model() -> None:
     model = residual()
     model.get_layer("inner").trainable = False
