@@ -13,7 +13,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 @wrapt.when_imported("keras")
 def _register_layers(_: object) -> None:
-    # Keras can only load a `.keras` file when the layers in it are registered.
+    # Keras can only load a `.keras` file when the layers in it are registered. What these need of
+    # kprune is half loaded if it was this that imported Keras: they import modules, not names.
     import kprune.fakequant
     import kprune.layers
     import kprune.losses  # noqa: F401

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from kprune.rescaling import WIDE
+from kprune import rescaling
 
 # How much of the old range one training step keeps.
 MOMENTUM = 0.95
@@ -115,7 +115,7 @@ class FakeQuant(keras.layers.Layer):
 
     def _step(self) -> object:
         # Divided in double precision, as in the converter.
-        width = ops.cast(self.high, WIDE) - ops.cast(self.low, WIDE)
+        width = ops.cast(self.high, rescaling.WIDE) - ops.cast(self.low, rescaling.WIDE)
         return ops.cast(width / 255.0, "float32")
 
     def _off_ties(self, x: object) -> object:
@@ -203,11 +203,11 @@ class FakeQuantWeights(keras.layers.Wrapper):
     def _scales(self, step: object) -> object:
         # As the converter finds them, of weights that are rounded already.
         greatest = self._greatest(self._round(ops.convert_to_tensor(self._variable)))
-        scales = ops.reshape(ops.cast(greatest, WIDE) / _STEPS, (-1,))
+        scales = ops.reshape(ops.cast(greatest, rescaling.WIDE) / _STEPS, (-1,))
         bias = getattr(self.layer, "bias", None)
         if bias is not None:
-            most = ops.cast(step, WIDE) * _MOST_BIAS
-            scales = ops.maximum(scales, ops.abs(ops.cast(bias, WIDE)) / most)
+            most = ops.cast(step, rescaling.WIDE) * _MOST_BIAS
+            scales = ops.maximum(scales, ops.abs(ops.cast(bias, rescaling.WIDE)) / most)
         # Where all is zero any scale will do.
         return ops.cast(ops.where(scales > 0, scales, 1.0), "float32")
 

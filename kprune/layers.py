@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import keras
 
-from kprune.importance import IMPORTANCES, check_importance
+from kprune import importance as importances
 
 
 @keras.saving.register_keras_serializable("kprune")
@@ -66,14 +66,14 @@ class ChannelMask(keras.layers.Layer):
         **kwargs: object,
     ) -> None:
         super().__init__(**kwargs)
-        check_importance(importance)
+        importances.check_importance(importance)
         self.axis = axis
         self.fixed = tuple(fixed)
         self.importance = importance
         self.supports_masking = True
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        kind = IMPORTANCES[self.importance]
+        kind = importances.IMPORTANCES[self.importance]
         weights = {"gates": {"initializer": "ones", "trainable": False}, **kind.weights}
         for name, arguments in weights.items():
             # float32 whatever the policy: a score in half precision would stop moving.
@@ -83,7 +83,7 @@ class ChannelMask(keras.layers.Layer):
             getattr(self, kind.overwrite).overwrite_with_gradient = True
 
     def call(self, inputs: object) -> object:
-        kind = IMPORTANCES[self.importance]
+        kind = importances.IMPORTANCES[self.importance]
         axis = self.axis % len(inputs.shape)  # type: ignore[attr-defined]
         weights = {name: getattr(self, name) for name in kind.weights}
         return kind.gate(inputs, axis, self.gates, **weights)
@@ -91,7 +91,7 @@ class ChannelMask(keras.layers.Layer):
     @property
     def learned(self) -> list[keras.Variable]:
         """The weights that training has to reach."""
-        weights = IMPORTANCES[self.importance].weights
+        weights = importances.IMPORTANCES[self.importance].weights
         return [getattr(self, n) for n, given in weights.items() if given.get("trainable", True)]
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:

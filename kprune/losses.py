@@ -10,12 +10,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from kprune.importance import Tensor
-
 # Keras loads this file as soon as it is loaded itself, so that saved losses are found; what it
 # needs of kprune in turn needs Keras, and is loaded when a loss meets its model.
 if TYPE_CHECKING:
     from kprune.budget import Budget
+    from kprune.importance import Tensor
     from kprune.layers import ChannelMask
 
 # The kinds of cost that are a smooth function of the gates.

@@ -51,6 +51,16 @@ def test_each_file_imports_only_from_files_above_it() -> None:
             assert not below, f"{module} imports {below}"
 
 
+def test_files_that_keras_brings_along_may_be_half_loaded_then(tmp_path: Path) -> None:
+    """Whichever file is imported first: it loads Keras, and Keras those that register layers."""
+    registering = re.findall(r"import kprune\.(\w+)", (ROOT / "kprune" / "__init__.py").read_text())
+    needed = {n for name in registering for n in imported(ROOT / "kprune" / f"{name}.py")}
+    assert {"importance", "rescaling"} <= needed
+
+    for name in sorted(needed):
+        python(f"import kprune.{name}", tmp_path)
+
+
 def imported(file: Path) -> list[str]:
     """The files of kprune that a file imports when it is loaded, as dotted names."""
     nodes = [n for n in ast.parse(file.read_text()).body if isinstance(n, ast.ImportFrom)]
