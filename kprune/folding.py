@@ -6,7 +6,7 @@ it will merge is merged (BatchNorm into its neighbour). The outputs stay the sam
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ import numpy as np
 from keras import activations, layers, tree
 
 from kprune.errors import UnsupportedLayerError
-from kprune.graph import Call, Graph, copy_layers, read_graph, rebuild, unique
+from kprune.fakequant import BIASED
+from kprune.graph import Call, Graph, copy_layers, read_graph, rebuild, tensors_in, unique
 
 # For each layer whose `kernel` is quantised: the kernel's axes that run over the output channels.
 OUTPUT_AXES: dict[type, tuple[int, ...]] = {
@@ -28,8 +29,21 @@ OUTPUT_AXES: dict[type, tuple[int, ...]] = {
     layers.Dense: (-1,),
 }
 
-# What the converter makes part of the operator in front.
-FUSED = (activations.linear, activations.relu, activations.relu6)
+# What the converter makes part of the operator in front, and the bounds that it has.
+FUSED: dict[Callable, tuple[float | None, float | None]] = {
+    activations.linear: (None, None),
+    activations.relu: (0, None),
+    activations.relu6: (0, 6),
+}
+
+# The operators that it becomes part of.
+_FUSING = {*OUTPUT_AXES, layers.Add, layers.Subtract, layers.Multiply, layers.Rescaling}
+
+# Layers of many tensors, of which the device takes two at a time, and what it does with these.
+_CHAINED: dict[type, type] = {
+    **{kind: kind for kind in (layers.Add, layers.Multiply, layers.Maximum, layers.Minimum)},
+    layers.Average: layers.Add,
+}
 
 # Depthwise and pointwise part.
 _SEPARABLE = {
@@ -39,7 +53,6 @@ _SEPARABLE = {
 
 # By the number of axes of the input.
 _DEPTHWISE = {2: layers.DepthwiseConv1D, 3: layers.DepthwiseConv1D, 4: layers.DepthwiseConv2D}
-
 
 # Classes of `keras.ops`, which have no public names, and the layers that do the same.
 _JOINING = {kind.__name__: kind for kind in (layers.Add, layers.Subtract, layers.Multiply)}
@@ -53,7 +66,7 @@ def fold(graph: Graph) -> keras.Model:
     Separable convolutions become two layers, and activations other than ReLU and ReLU6 layers of
     their own. BatchNorm goes into the convolution or dense layer in front of it, or into the dense
     layer behind it; elsewhere it becomes a depthwise convolution of size 1, as Rescaling and
-    Normalization do. Its statistics stay what they are.
+    Normalization do. Its statistics stay what they are. Sums of many tensors become sums of two.
 
     Args:
         graph: A model without masks.
@@ -74,7 +87,8 @@ def fold(graph: Graph) -> keras.Model:
         >>> [layer.name for layer in fold(read_graph(model)).layers[1:]]
         ['conv_depthwise', 'conv_pointwise', 'gate']
     """
-    return _Folding(read_graph(_Parting(graph).model())).model()
+    folded = _Folding(read_graph(_Parting(graph).model())).model()
+    return _in_operators(read_graph(folded))
 
 
 def readers(graph: Graph) -> dict[int, list[Call | None]]:
@@ -87,6 +101,32 @@ def readers(graph: Graph) -> dict[int, list[Call | None]]:
     for tensor in tree.flatten(graph.outputs):
         found[id(tensor)].append(None)
     return found
+
+
+def only_reader(tensor: keras.KerasTensor, reading: Mapping[int, list[Call | None]]) -> Call | None:
+    """The call that reads a tensor, be it more than once, if there is but one."""
+    first, *others = reading[id(tensor)] or [None]
+    return first if all(other is first for other in others) else None
+
+
+def bounds(operation: keras.Operation) -> tuple[float | None, float | None] | None:
+    """What a ReLU cuts its inputs to, in whichever way a folded model writes it.
+
+    Linear is one that has no bounds. None stands for everything else.
+    """
+    match operation:
+        case layers.ReLU(negative_slope=0, threshold=0, max_value=most):
+            return 0, most
+        case layers.Activation(activation=function):
+            return FUSED.get(function)
+    return None
+
+
+def is_rectified(host: Call, reading: Mapping[int, list[Call | None]]) -> bool:
+    """Whether a ReLU follows, which becomes part of the operator."""
+    then = only_reader(host.outputs[0], reading)
+    is_fused = then is not None and bounds(then.operation) in FUSED.values()
+    return is_fused and type(host.operation) in _FUSING
 
 
 def is_bare(call: Call) -> bool:
@@ -141,7 +181,7 @@ class _Parting(_Rewriting):
     def call(self, step: Call, /, *args: Any, **kwargs: Any) -> Any:
         layer = step.operation
         if is_bare(step):
-            return self.bare(layer, [t for t in tree.flatten((args, kwargs)) if _is_tensor(t)])
+            return self.bare(layer, tensors_in((args, kwargs)))
         if type(layer) in _SEPARABLE:
             return self.activate(layer, self.separable(layer, args[0]))
         if type(layer) is layers.Activation and layer.activation is activations.silu:
@@ -275,6 +315,49 @@ class _Folding(_Rewriting):
         return self.part(layer, "flat", scaled, lambda n: layers.Flatten(name=n))
 
 
+def _in_operators(folded: Graph) -> keras.Model:
+    """The same layers, but those that the converter would still part.
+
+    What lies between its parts would have no trained range.
+    """
+    reading = readers(folded)
+    taken = {call.operation.name for call in folded.calls if type(call.operation) not in _CHAINED}
+    biased = {
+        id(call.operation): _with_bias(call.operation)
+        for call in folded.calls
+        if type(call.operation) in BIASED
+        and (call.operation.activation is not activations.linear or is_rectified(call, reading))
+    }
+
+    def call(step: Call, /, *args: Any, **kwargs: Any) -> Any:
+        if type(step.operation) in _CHAINED:
+            return _chain(step.operation, tensors_in((args, kwargs)), taken)
+        return biased.get(id(step.operation), step.operation)(*args, **kwargs)
+
+    return rebuild(folded, call)
+
+
+def _with_bias(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """The layer with a bias of zeros, if it has none, as if it had taken up a BatchNorm."""
+    if layer.use_bias:
+        return layer
+    made = type(layer).from_config({**layer.get_config(), "use_bias": True})
+    made.build(layer.input.shape)
+    made.set_weights([*layer.get_weights(), np.zeros(layer.filters)])
+    return made
+
+
+def _chain(layer: keras.Operation, tensors: list, taken: set[str]) -> Any:
+    """A layer of many tensors, applied to two at a time; the last one keeps its name."""
+    kind, (total, *others, last) = _CHAINED[type(layer)], tensors
+    for tensor in others:
+        total = kind(name=unique(f"{layer.name}_part", taken))([total, tensor])
+    if isinstance(layer, layers.Average):
+        total = kind(name=unique(f"{layer.name}_sum", taken))([total, last])
+        return layers.Rescaling(1 / len(tensors), name=unique(layer.name, taken))(total)
+    return kind(name=unique(layer.name, taken))([total, last])
+
+
 @dataclass(frozen=True)
 class _Scale:
     """`x * scale + offset`, one number for all channels or one for each."""
@@ -331,10 +414,6 @@ def _takes_up_in_front(norm: Call, host: Call) -> bool:
 def _is_batch_norm(call: Call) -> bool:
     layer = call.operation
     return type(layer) is layers.BatchNormalization and _is_last(layer.axis, call.inputs[0])
-
-
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, keras.KerasTensor)
 
 
 def _is_last(axis: int, tensor: Any) -> bool:

@@ -15,8 +15,18 @@ from keras import activations, layers, tree
 
 from kprune.calibration import read_samples
 from kprune.errors import UnsupportedLayerError
-from kprune.fakequant import BIASED, FakeQuant, FakeQuantWeights
-from kprune.folding import FUSED, OUTPUT_AXES, PARTED, fold, is_bare, readers
+from kprune.fakequant import FakeQuant, FakeQuantWeights
+from kprune.folding import (
+    FUSED,
+    OUTPUT_AXES,
+    PARTED,
+    bounds,
+    fold,
+    is_bare,
+    is_rectified,
+    only_reader,
+    readers,
+)
 from kprune.graph import Call, Graph, read_graph, rebuild, tensors_in, unique
 from kprune.layers import ChannelMask
 from kprune.rescaling import Rescale, RescaleSum
@@ -76,16 +86,6 @@ _LIMITS = {
     activations.sigmoid: (0.0, 255 / 256),
     activations.softmax: (0.0, 255 / 256),
     activations.tanh: (-1.0, 127 / 128),
-}
-
-# Layers that a ReLU behind them becomes part of, if it has one of these bounds.
-_FUSING = {*OUTPUT_AXES, layers.Add, layers.Subtract, layers.Multiply, layers.Rescaling}
-_FUSED_BOUNDS = (None, 6)
-
-# Layers of many tensors, of which the device takes two at a time, and what it does with these.
-_CHAINED: dict[type, type] = {
-    **{kind: kind for kind in (layers.Add, layers.Multiply, layers.Maximum, layers.Minimum)},
-    layers.Average: layers.Add,
 }
 
 # The weight that is rounded, and its axes that run over the output channels.
@@ -172,60 +172,14 @@ def check_unmasked(graph: Graph) -> None:
 
 def _native(graph: Graph, samples: list[np.ndarray]) -> keras.Model:
     _check_layers(graph)
-    folded = read_graph(_in_operators(read_graph(fold(graph))))
+    folded = read_graph(fold(graph))
     places = _places(folded)
     rounding = {key: FakeQuant(limits, name=name) for key, (name, limits) in places.items()}
     model = _Rounding(folded, rounding).model()
-    for key, bounds in _ranges(folded, list(rounding), samples).items():
+    for key, (low, high) in _ranges(folded, list(rounding), samples).items():
         if rounding[key].limits is None:
-            rounding[key].start(*bounds)
+            rounding[key].start(low, high)
     return model
-
-
-def _in_operators(folded: Graph) -> keras.Model:
-    """The same outputs from layers that are one operator each.
-
-    Where the converter parts a layer, what lies between its parts would have no trained range.
-
-    Args:
-        folded: From `fold`. The result takes over its layers.
-    """
-    reading = readers(folded)
-    taken = {call.operation.name for call in folded.calls if type(call.operation) not in _CHAINED}
-    biased = {
-        id(call.operation): _with_bias(call.operation)
-        for call in folded.calls
-        if type(call.operation) in BIASED
-        and (call.operation.activation in FUSED[1:] or _is_rectified(call, reading))
-    }
-
-    def call(step: Call, /, *args: Any, **kwargs: Any) -> Any:
-        if type(step.operation) in _CHAINED:
-            return _chain(step.operation, tensors_in((args, kwargs)), taken)
-        return biased.get(id(step.operation), step.operation)(*args, **kwargs)
-
-    return rebuild(folded, call)
-
-
-def _with_bias(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """The layer with a bias of zeros, if it has none, as if it had taken up a BatchNorm."""
-    if layer.use_bias:
-        return layer
-    made = type(layer).from_config({**layer.get_config(), "use_bias": True})
-    made.build(layer.input.shape)
-    made.set_weights([*layer.get_weights(), np.zeros(layer.filters)])
-    return made
-
-
-def _chain(layer: keras.Operation, tensors: list, taken: set[str]) -> Any:
-    """A layer of many tensors, applied to two at a time; the last one keeps its name."""
-    kind, (total, *others, last) = _CHAINED[type(layer)], tensors
-    for tensor in others:
-        total = kind(name=unique(f"{layer.name}_part", taken))([total, tensor])
-    if isinstance(layer, layers.Average):
-        total = kind(name=unique(f"{layer.name}_sum", taken))([total, last])
-        return layers.Rescaling(1 / len(tensors), name=unique(layer.name, taken))(total)
-    return kind(name=unique(layer.name, taken))([total, last])
 
 
 class _Rounding:
@@ -321,14 +275,14 @@ class _Rounding:
     def is_merged(self, step: Call) -> bool:
         """Whether it is a ReLU that is part of the operator in front."""
         host = self.makers.get(id(step.inputs[0]))
-        return host is not None and _is_rectified(host, self.reading)
+        return host is not None and is_rectified(host, self.reading)
 
     def is_beside(self, step: Call) -> bool:
         """Whether it is a ReLU for whose sake the converter would compute a dense layer twice."""
         host = self.makers.get(id(step.inputs[0]))
         if host is None or type(host.operation) is not layers.Dense or self.is_merged(step):
             return False
-        return _is_plain_relu(step.operation)
+        return bounds(step.operation) == FUSED[activations.relu]
 
     def step(self, place: Any, tensor: Any = None) -> Any:
         """The scale of a place; `tensor` is any, if the place has not been reached yet."""
@@ -360,7 +314,7 @@ def _rescale(call: Call, name: str) -> Rescale | RescaleSum | None:
             return Rescale(name=name)
         case layers.Rescaling(scale=factor):
             return Rescale(factor=factor, name=name)
-        case layer if type(layer) in _WEIGHTS or _is_plain_relu(layer):
+        case layer if type(layer) in _WEIGHTS or bounds(layer) == FUSED[activations.relu]:
             return Rescale(name=name)
     return None
 
@@ -375,8 +329,8 @@ def _stored(
         if id(tensor) in places:
             return id(tensor)
         maker = makers.get(id(tensor))
-        is_rectified = maker is not None and _is_rectified(maker, reading)
-        then = _reader(tensor, reading) if is_rectified else _join(tensor, reading)
+        is_merged = maker is not None and is_rectified(maker, reading)
+        then = only_reader(tensor, reading) if is_merged else _join(tensor, reading)
         return home(then.outputs[0]) if then else None
 
     found = {id(t): home(t) for t in tree.flatten(graph.inputs)}
@@ -436,7 +390,7 @@ def _places(graph: Graph) -> dict[int, tuple[str, tuple[float, float] | None]]:
     for call in graph.calls:
         kind, tensor = type(call.operation), call.outputs[0]
         limits = _limits(call.operation)
-        merges = _is_rectified(call, reading) or (_join(tensor, reading) and not _has_scale(call))
+        merges = is_rectified(call, reading) or (_join(tensor, reading) and not _has_scale(call))
         # Rounding what softmax gives would leave small probabilities without a gradient.
         is_last = limits and reading[id(tensor)] == [None]
         if kind in _COMPUTES | _JOINS and not merges and not is_last:
@@ -446,7 +400,7 @@ def _places(graph: Graph) -> dict[int, tuple[str, tuple[float, float] | None]]:
 
 def _join(tensor: keras.KerasTensor, reading: Mapping[int, list[Call | None]]) -> Call | None:
     """The join, if the value only goes into one, which gives it the scale of the whole."""
-    match _reader(tensor, reading):
+    match only_reader(tensor, reading):
         case Call(operation=operation, outputs=[output, *_]) as call:
             if type(operation) in _MOVES:
                 return _join(output, reading)
@@ -456,49 +410,13 @@ def _join(tensor: keras.KerasTensor, reading: Mapping[int, list[Call | None]]) -
 
 def _is_join(call: Call) -> bool:
     """Whether its inputs must have the scale of its output, if it is an operator of its own."""
-    return type(call.operation) in _JOINS or _bound(call.operation) is not None
+    _, most = bounds(call.operation) or (None, None)
+    return type(call.operation) in _JOINS or most is not None
 
 
 def _has_scale(call: Call) -> bool:
     """Whether its outputs have a scale that no join behind it can give them."""
-    return bool(_limits(call.operation)) or _bound(call.operation) not in _FUSED_BOUNDS
-
-
-def _bound(layer: keras.Operation) -> float | None:
-    """What a ReLU cuts off at, if it does."""
-    match layer:
-        case layers.ReLU(negative_slope=0, threshold=0, max_value=bound):
-            return bound
-        case layers.Activation(activation=activations.relu6):
-            return 6
-    return None
-
-
-def _is_plain_relu(layer: keras.Operation) -> bool:
-    match layer:
-        case (
-            layers.ReLU(negative_slope=0, threshold=0, max_value=None)
-            | layers.Activation(activation=activations.relu)
-        ):
-            return True
-    return False
-
-
-def _is_rectified(host: Call, reading: Mapping[int, list[Call | None]]) -> bool:
-    """Whether a ReLU follows, which becomes part of the operator."""
-    kind = type(host.operation)
-    match _reader(host.outputs[0], reading):
-        case Call(operation=layers.ReLU(negative_slope=0, threshold=0) as relu):
-            return kind in _FUSING and _bound(relu) in _FUSED_BOUNDS
-        case Call(operation=layers.Activation(activation=function)):
-            return kind in _FUSING and function in FUSED
-    return False
-
-
-def _reader(tensor: keras.KerasTensor, reading: Mapping[int, list[Call | None]]) -> Call | None:
-    """The call that reads a tensor, be it more than once, if there is but one."""
-    first, *others = reading[id(tensor)] or [None]
-    return first if all(other is first for other in others) else None
+    return bool(_limits(call.operation)) or bounds(call.operation) not in (None, *FUSED.values())
 
 
 def _limits(layer: keras.layers.Layer) -> tuple[float, float] | None:

@@ -5,7 +5,7 @@ from conftest import require
 from keras import activations, layers
 
 import kprune
-from kprune.fakequant import FakeQuant, FakeQuantWeights
+from kprune.fakequant import FakeQuant
 from kprune.flatbuffer import read
 from kprune.folding import fold
 from kprune.graph import read_graph
@@ -469,84 +469,6 @@ def test_weights_are_rounded_once():
     np.testing.assert_array_equal(stored.data.T, np.round(kernel / kernel_scale))
 
 
-def test_fake_quantised_weights_have_a_scale_per_channel():
-    layer = FakeQuantWeights(layers.DepthwiseConv2D(3, depth_multiplier=2), "kernel", (-2, -1))
-    layer.build((None, 8, 8, 3))
-    kernel = layer.layer.get_weights()[0]
-
-    rounded = layer.rounded()
-
-    scale = np.abs(kernel).max(axis=(0, 1)) / 127
-    np.testing.assert_allclose(rounded, np.round(kernel / scale) * scale, atol=1e-7)
-
-
-def test_range_follows_the_batches_only_while_training():
-    fake = FakeQuant()
-    fake.build((None, 2))
-    fake.set_weights([np.float32(-1), np.float32(1)])
-    x = np.array([[-3.0, 5.0]], "float32")
-
-    fake(x, training=False)
-    before = [float(v) for v in fake.get_weights()]
-    fake(x, training=True)
-    after = [float(v) for v in fake.get_weights()]
-
-    assert before == [-1, 1]
-    np.testing.assert_allclose(after, [-1 * 0.95 - 3 * 0.05, 0.95 + 5 * 0.05], rtol=1e-6)
-
-
-def test_zeros_tell_nothing_of_the_range():
-    """Of a layer that is dead for a batch."""
-    fake = FakeQuant()
-    fake.build((None, 2))
-    fake.start(-1.0, 3.0)
-
-    fake(np.zeros((1, 2), "float32"), training=True)
-
-    np.testing.assert_allclose(fake.get_weights(), [-1.0, 3.0], rtol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("seen", "expected"),
-    [((0.0, 0.0), (0.0, 1.0)), ((0.0, 1e-9), (0.0, 1e-5)), ((-2.0, 0.0), (-2.0, 0.0))],
-)
-def test_every_range_has_a_width(seen, expected):
-    fake = FakeQuant()
-    fake.build((None, 2))
-
-    fake.start(*seen)
-
-    np.testing.assert_allclose(fake.get_weights(), expected)
-
-
-def test_terms_are_rounded_once_while_training():
-    """Where the join rounds the whole, and follows it beyond the range."""
-    fake = FakeQuant()
-    fake.build((None, 2))
-    x = np.array([[-3.0, 0.1234]], "float32")
-
-    np.testing.assert_array_equal(fake(x, training=True, is_term=True), x)
-
-    np.testing.assert_allclose(fake(x, is_term=True), [[0.0, 31 / 255]], rtol=1e-6)
-    assert [float(v) for v in fake.get_weights()] == [0.0, 1.0]
-
-
-def test_averages_do_not_move_the_range():
-    fake = FakeQuant()
-    fake.build((None, 2))
-
-    fake(np.array([[-3.0, 5.0]], "float32"), training=True, is_average=True)
-
-    assert [float(v) for v in fake.get_weights()] == [0.0, 1.0]
-
-
-def test_given_limits_do_not_move():
-    fake = FakeQuant(limits=(0.0, 255 / 256))
-    fake(np.array([[9.0]], "float32"), training=True)
-
-    assert [float(v) for v in fake.get_weights()] == [0.0, 255 / 256]
-
-
 def test_activations_are_rounded_where_the_device_stores_them():
     x = samples()
 
@@ -593,19 +515,6 @@ def test_training_wins_accuracy_and_the_model_survives_saving(tmp_path):
     # LiteRT rounds sums once.
     classes = kprune.run_tflite(flatbuffer, x, "litert").argmax(-1)
     assert (classes == scores.argmax(-1)).mean() > 0.99
-
-
-def test_rounded_weights_are_trained_by_the_gradient_of_the_rounding_left_out():
-    layer = FakeQuantWeights(layers.Dense(2, use_bias=False), "kernel", (-1,))
-    model = keras.Sequential([keras.Input((3,)), layer])
-    model.compile(keras.optimizers.SGD(1.0), lambda y, scores: keras.ops.sum(scores, axis=-1))
-    kernel = layer.layer.get_weights()[0]
-    x = np.array([[1.0, 2.0, -1.0]], "float32")
-
-    model.train_on_batch(x, np.zeros((1, 2)))
-
-    # d(sum of outputs) / d kernel = x, whatever the rounding.
-    np.testing.assert_allclose(layer.layer.get_weights()[0], kernel - x.T, rtol=1e-5)
 
 
 def test_softmax_at_the_end_is_not_rounded():
