@@ -15,8 +15,9 @@ from kprune.masking import read_gates
 # With fewer channels, sums are added in another order: float32 rounds at 6e-8, some dozen times.
 TOLERANCE = 1e-5
 
-
-STATISTICS = {"moving_mean", "moving_variance", "mean", "variance", "count", "seed_generator_state"}
+# Of BatchNormalization, also with `renorm`, and Normalization; and the state of random layers.
+STATISTICS = {"moving_mean", "moving_variance", "moving_stddev", "renorm_mean", "renorm_stddev"}
+STATISTICS |= {"mean", "variance", "count", "seed_generator_state"}
 
 
 def check_laws(model: keras.Model, seed: int = 0, tolerance: float = TOLERANCE) -> keras.Model:

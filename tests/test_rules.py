@@ -198,15 +198,11 @@ def test_the_input_of_a_recurrent_layer_is_not_its_state() -> None:
 
 def test_statistics_of_batch_renormalization_go_with_their_channels() -> None:
     model = perturb(between(layers.BatchNormalization(renorm=True, name="it"), FEATURES))
-    x = random_inputs(model)
-    masked = close_at_random(add_masks(model))
 
-    small = slim(masked)
+    small = check_laws(model)
 
-    assert_close(small(x), masked(x))
     assert {w.shape for w in small.get_layer("it").weights} == {(small.get_layer("maker").units,)}
     assert small.get_layer("maker").units < 6
-    assert stated_cost(masked) == stated_cost(small)
 
 
 class Unknown(keras.layers.Layer):
