@@ -83,8 +83,10 @@ def dense(site: Site) -> Flow:
 
 @rule(layers.EinsumDense)
 def einsum_dense(site: Site) -> Flow:
-    """Letters of the equation are axes: one that only input and kernel have is mixed away, one
-    that only kernel and output have is made."""
+    """Letters of the equation are axes, which channels may lie along.
+
+    One that only input and kernel have is mixed away, one that only kernel and output have is made.
+    """
     x, k, y = _letters(site)
     channels = [x[axis] for axis in varying(site.x)]
     made = [letter for letter in y if letter not in x]

@@ -103,8 +103,10 @@ class Site:
         return self.ids.make(self.name, count)
 
     def spread(self, ids: np.ndarray, axis: int | None = None) -> np.ndarray:
-        """Ids of the output: `ids` along one axis (by default the channel axis), the same along
-        the others."""
+        """Ids of the output: `ids` along one axis, by default that of the channels.
+
+        Along the others they stay the same.
+        """
         return spread(ids, self.axis if axis is None else axis, self.shape)
 
     def hold(self, ids: np.ndarray, why: str) -> None:
