@@ -143,7 +143,7 @@ class _Rewriting:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.copies = copy_layers(graph, {id(layer): self.changes(layer) for layer in graph.layers})
-        self.taken = {layer.name for layer in graph.layers}
+        self.taken = graph.taken
         # (id of the old layer, suffix) -> new layer: a layer that is called twice stays one.
         self.parts: dict[tuple[int, str], keras.layers.Layer] = {}
 
@@ -321,7 +321,8 @@ def _in_operators(folded: Graph) -> keras.Model:
     What lies between its parts would have no trained range.
     """
     reading = readers(folded)
-    taken = {call.operation.name for call in folded.calls if type(call.operation) not in _CHAINED}
+    chained = {c.operation.name for c in folded.calls if type(c.operation) in _CHAINED}
+    taken = folded.taken - chained
     biased = {
         id(call.operation): _with_bias(call.operation)
         for call in folded.calls

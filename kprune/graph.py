@@ -60,8 +60,17 @@ class Graph:
         outputs = {id(t) for t in tree.flatten(self.outputs)}
         ends = [c for c in self.calls if outputs & {id(t) for t in c.outputs}]
         operations = {id(c.operation): c.operation for c in [*ends, *self.calls]}
-        taken = {t.name for t in tree.flatten(self.inputs)}
+        taken = self._input_names
         return {key: unique(operation.name, taken) for key, operation in operations.items()}
+
+    @property
+    def taken(self) -> set[str]:
+        """What no further layer may be called: the names of inputs and of operations."""
+        return self._input_names | set(self.names.values())
+
+    @property
+    def _input_names(self) -> set[str]:
+        return {t.name for t in tree.flatten(self.inputs)}
 
 
 def read_graph(model: keras.Model) -> Graph:

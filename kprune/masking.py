@@ -88,8 +88,7 @@ def add_masks(
     _check_excluded(model, found, excluded)
     _check_maskable(found)
     copies = copy_layers(found.graph)
-    inputs = tree.flatten(found.graph.inputs)
-    masks = _masks(found, importance, {named.name for named in [*copies.values(), *inputs]})
+    masks = _masks(found, importance, found.graph.taken)
     readers = {id(p.reader) for p in mixing_points(found.graph, found.flows, found.tensors)}
     behind: dict[int, keras.KerasTensor] = {}
 

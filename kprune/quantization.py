@@ -199,7 +199,7 @@ class _Rounding:
         # What stands for each tensor of the graph, and for the scale of each place.
         self.new: dict[int, Any] = {}
         self.steps: dict[int, Any] = {}
-        self.taken = {layer.name for layer in [*graph.layers, *rounding.values()]}
+        self.taken = graph.taken | {layer.name for layer in rounding.values()}
 
     def model(self) -> keras.Model:
         return rebuild(self.graph, self.call)
@@ -378,7 +378,7 @@ def _places(graph: Graph) -> dict[int, tuple[str, tuple[float, float] | None]]:
     A tensor is rounded where the device stores it in a scale of its own.
     """
     reading = readers(graph)
-    taken = {call.operation.name for call in graph.calls}
+    taken = graph.taken
     places: dict[int, tuple[str, tuple[float, float] | None]] = {}
 
     def place(tensor: keras.KerasTensor, name: str, limits: Any = None) -> None:

@@ -399,6 +399,19 @@ def test_both_interpreters_run_a_network_in_which_a_tensor_is_always_zero(reader
         np.testing.assert_allclose(scores, expected, atol=1 / 256)
 
 
+def test_no_layer_gets_the_name_of_an_input():
+    names = ("relu_rounded", "conv_rescaled", "mean_rounded", "mean_carried", "sum_part")
+    inputs = [keras.Input((6, 6, 2), name=name) for name in names]
+    y = layers.Add(name="sum")(inputs)
+    y = layers.ReLU(name="relu")(layers.Conv2D(3, 3, name="conv")(y))
+    model = keras.Model(inputs, layers.Dense(2)(layers.GlobalAveragePooling2D(name="mean")(y)))
+    x = np.random.default_rng(0).normal(size=(8, 6, 6, 2)).astype("float32")
+
+    ready = kprune.quantize_aware(model, [x] * len(names))
+
+    assert [t.name for t in ready.inputs] == list(names)
+
+
 def test_the_device_is_left_out_while_training():
     """There the loss needs the gradient, and rounding twice has none to add."""
     x = samples()
