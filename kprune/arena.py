@@ -1,16 +1,18 @@
 """Network → the RAM that TensorFlow Lite Micro needs, without an interpreter.
 
 Its arena has two ends. The head holds the activations: `plan` lays them out as the greedy planner
-does, byte for byte. The tail holds the interpreter's records: `tail_bytes` bounds them. Both are
-pure functions of sizes and lifetimes, so a budget can ask for them thousands of times.
+does, byte for byte, around what a file has planned itself. The tail holds the interpreter's
+records: `tail_bytes` bounds them. Both are pure functions of sizes and lifetimes, so a budget can
+ask for them thousands of times. `plan_ahead` finds the plan that a file should bring.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from kprune.errors import UnsupportedOpError
 from kprune.flatbuffer import Network, Operator, Tensor
+from kprune.packing import Buffer, height, lowest, pack, peak_bytes
 
 _ALIGNMENT = 16
 
@@ -53,20 +55,11 @@ _PER_CHANNEL = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CO
 
 _MAX_ROOM_BYTES = 2**28
 
+# By which an operator's record is larger with CMSIS-NN, at the most.
+_CMSIS_RECORD_BYTES = 32
 
-@dataclasses.dataclass(frozen=True)
-class Buffer:
-    """Bytes that must be kept from step `first` to step `last`, both included.
-
-    Step 0 is before the first operator, step `i + 1` is operator `i`.
-    """
-
-    size: int
-    first: int
-    last: int
-
-    def meets(self, other: "Buffer") -> bool:
-        return self.first <= other.last and other.first <= self.last
+# A plan in a file, without its offsets: name, tables, alignment.
+_PLAN_BYTES = 112
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +68,7 @@ class Plan:
 
     Attributes:
         buffers: What was placed: tensors in order of index, then scratch buffers of operators.
+            Step 0 is before the first operator, step `i + 1` is operator `i`.
         offsets: In bytes from the start of the arena, one per buffer.
         tensors: Index of the tensor in each buffer; None for a scratch buffer.
         peak: Bytes that the activations need; TensorFlow Lite Micro calls it the head.
@@ -143,8 +137,7 @@ def plan(network: Network) -> Plan:
 
     Returns:
         The plan. `peak` equals the head that TensorFlow Lite Micro's recording allocator reports
-        for its reference kernels. A plan that the file itself brings (metadata
-        "OfflineMemoryAllocation", as from Vela) is not looked at.
+        for its reference kernels.
 
     Raises:
         UnsupportedOpError: The network has further subgraphs, whose lifetimes depend on the
@@ -153,13 +146,61 @@ def plan(network: Network) -> Plan:
     return _plan(network, _reference_scratch)
 
 
+def plan_ahead(network: Network) -> tuple[int, ...]:
+    """Offsets for all tensors that need less RAM than where the interpreter would put them.
+
+    The interpreter places the largest tensors first, which leaves gaps between layers of unequal
+    width, such as pruning makes.
+
+    Args:
+        network: As from `kprune.flatbuffer.read`; a plan of its own is not looked at.
+
+    Returns:
+        One offset per tensor, -1 for constants, as `repack` writes them. Empty where they would
+        spare less RAM than they take flash, or where `plan` knows too little of the network.
+    """
+    bare = dataclasses.replace(network, offsets=())
+    try:
+        heads = _heads(bare)
+    except UnsupportedOpError:
+        return ()
+    # The scratch buffers have to find room between the tensors.
+    buffers, tensors = _buffers(bare, _cmsis_scratch)
+    if max(heads) - peak_bytes(buffers) <= plan_bytes(network):
+        return ()
+    offsets = [-1] * len(network.tensors)
+    for tensor, offset in zip(tensors, pack(buffers), strict=True):
+        if tensor is not None:
+            offsets[tensor] = offset
+    planned = dataclasses.replace(bare, offsets=tuple(offsets))
+    spared = arena(bare).total - arena(planned).total
+    return planned.offsets if spared > plan_bytes(network) else ()
+
+
+def plan_bytes(network: Network) -> int:
+    """What a plan takes in the file, or a few bytes more."""
+    return _PLAN_BYTES + 4 * len(network.tensors)
+
+
 def cmsis_margin(network: Network) -> int:
     """Bytes that CMSIS-NN on a core with DSP (M4, M7, M33) needs beyond the reference kernels.
 
-    Its scratch buffers change the head, and the operators' records grow by up to 32 bytes.
+    Its scratch buffers change the head, and the operators' records grow.
     """
-    head = _plan(network, _cmsis_scratch).peak - _plan(network, _reference_scratch).peak
-    return max(head, 0) + 32 * len(network.operators)
+    reference, cmsis = _heads(network)
+    return max(cmsis - reference, 0) + _CMSIS_RECORD_BYTES * len(network.operators)
+
+
+def least_bytes(network: Network) -> int:
+    """What the arena takes at the least, however its activations are laid out."""
+    buffers, _ = _buffers(network, _cmsis_scratch)
+    records = tail_bytes(network) + _CMSIS_RECORD_BYTES * len(network.operators)
+    return _aligned(max(peak_bytes(buffers), start_bytes(network)) + records)
+
+
+def _heads(network: Network) -> tuple[int, int]:
+    """Bytes for the activations, with the reference kernels and with those of CMSIS-NN."""
+    return _plan(network, _reference_scratch).peak, _plan(network, _cmsis_scratch).peak
 
 
 def tail_bytes(network: Network, pointer_bytes: int = 4) -> int:
@@ -236,11 +277,15 @@ def _record_bytes(operator: Operator, network: Network) -> int:
     return size + _ALIGNMENT
 
 
-def place(buffers: Sequence[Buffer]) -> list[int]:
+def place(buffers: Sequence[Buffer], planned: Mapping[int, int] | None = None) -> list[int]:
     """Give each buffer an offset such that no two share a byte at the same time.
 
     The largest first, each into the lowest gap between those already placed that are alive
     together with it.
+
+    Args:
+        buffers: Those to be placed.
+        planned: Position in `buffers` -> offset of those that have one already.
 
     Example:
         >>> place([Buffer(32, 0, 1), Buffer(64, 1, 2), Buffer(32, 2, 3)])
@@ -250,19 +295,16 @@ def place(buffers: Sequence[Buffer]) -> list[int]:
         tflite-micro, memory_planner/greedy_memory_planner.cc. Among equal sizes the later
         buffer goes first there, so also here.
     """
+    placed = dict(planned or {})
     order = sorted(range(len(buffers)), key=lambda i: (-buffers[i].size, -i))
-    offsets = [0] * len(buffers)
-    placed: list[int] = []
-    for i in order:
-        neighbours = sorted((offsets[j], j) for j in placed if buffers[j].meets(buffers[i]))
-        offset = 0
-        for start, j in neighbours:
-            if start - offset >= buffers[i].size:
-                break
-            offset = max(offset, start + buffers[j].size)
-        offsets[i] = offset
-        placed.append(i)
-    return offsets
+    for i in (i for i in order if i not in placed):
+        taken = sorted(
+            (offset, offset + buffers[j].size)
+            for j, offset in placed.items()
+            if buffers[j].meets(buffers[i])
+        )
+        placed[i] = lowest(buffers[i].size, taken)
+    return [placed[i] for i in range(len(buffers))]
 
 
 def _plan(network: Network, scratch: "_Rule") -> Plan:
@@ -277,6 +319,18 @@ def _plan(network: Network, scratch: "_Rule") -> Plan:
             f"plan does not know the scratch buffers of {', '.join(unplanned)}: measure the arena "
             "with TensorFlow Lite Micro instead (kprune.tflm.measure_arena)."
         )
+    buffers, tensors = _buffers(network, scratch)
+    planned = {
+        i: network.offsets[tensor]
+        for i, tensor in enumerate(tensors)
+        if network.offsets and tensor is not None and network.offsets[tensor] != -1
+    }
+    offsets = place(buffers, planned)
+    return Plan(tuple(buffers), tuple(offsets), tuple(tensors), height(buffers, offsets))
+
+
+def _buffers(network: Network, scratch: "_Rule") -> tuple[list[Buffer], list[int | None]]:
+    """What the planner has to place, and the tensor in each, None for a scratch buffer."""
     first, last = _lifetimes(network)
     held = [t for t in network.tensors if _is_planned(t)]
     tensors: list[int | None] = [t.index for t in held]
@@ -287,9 +341,7 @@ def _plan(network: Network, scratch: "_Rule") -> Plan:
         for size in scratch(operator, network):
             tensors.append(None)
             buffers.append(Buffer(_aligned(size), step, step))
-    offsets = place(buffers)
-    peak = max((o + b.size for o, b in zip(offsets, buffers, strict=True)), default=0)
-    return Plan(tuple(buffers), tuple(offsets), tuple(tensors), peak)
+    return buffers, tensors
 
 
 def _lifetimes(network: Network) -> tuple[dict[int, int], dict[int, int]]:

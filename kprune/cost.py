@@ -96,9 +96,13 @@ class Cost:
     def fits(self, gates: np.ndarray, limits: Mapping[str, float]) -> bool:
         """Whether a gate vector keeps within all limits."""
         # In the order of KINDS: what is quick to tell first.
-        return all(
-            self._measure(kind, gates) <= limits[kind] for kind in self.kinds if kind in limits
-        )
+        return all(self._fits(kind, gates, limits[kind]) for kind in self.kinds if kind in limits)
+
+    def _fits(self, kind: str, gates: np.ndarray, limit: float) -> bool:
+        if kind in COUNTED or self._footprint is None:
+            return self._measure(kind, gates) <= limit
+        fits = {"flash_bytes": self._footprint.fits_flash, "ram_bytes": self._footprint.fits_ram}
+        return fits[kind](gates, limit)
 
     def _measure(self, kind: str, gates: np.ndarray) -> int:
         if kind in COUNTED:

@@ -19,6 +19,9 @@ from ai_edge_litert import schema_py_generated as schema
 from kprune.errors import FlatbufferError
 from kprune.network import Network, Operator, Tensor, check
 
+# Metadata in which a file tells TensorFlow Lite Micro where its tensors are to lie.
+PLAN = b"OfflineMemoryAllocation"
+
 _IDENTIFIER = b"TFL3"
 _SCHEMA_VERSION = 3
 _INT32_MAX = 2**31 - 1
@@ -142,7 +145,24 @@ class _Reader:
         ]
         if not networks:
             raise FlatbufferError("it has no subgraph")
-        return networks
+        return [dataclasses.replace(networks[0], offsets=self._offsets(networks)), *networks[1:]]
+
+    def _offsets(self, networks: list[Network]) -> tuple[int, ...]:
+        """The plan of the arena, if the file brings one; for the tensors of all subgraphs."""
+        model = self._model
+        for entry in map(model.Metadata, self._range(model.MetadataLength())):
+            if entry.Name() == PLAN:
+                if not entry.Buffer() < len(self._buffers):
+                    raise FlatbufferError(f"{PLAN.decode()} is in buffer {entry.Buffer()}")
+                # Version, subgraph, number of offsets, offsets.
+                words = self._buffers[entry.Buffer()].view("<i4").tolist()
+                count = sum(len(network.tensors) for network in networks)
+                if len(words) != 3 + count or words[2] != count or min(words[3:]) < -1:
+                    raise FlatbufferError(
+                        f"{PLAN.decode()} must have an offset, or -1, for each of {count} tensors"
+                    )
+                return tuple(words[3:])
+        return ()
 
     def _range(self, length: int) -> range:
         self._steps_left -= length

@@ -1,9 +1,10 @@
 """Flash and RAM of a network's int8 file, as functions of its live channels.
 
 The network is converted once, whole. Its tensors are then told which channels lie along which of
-their axes, so that the file of any slimmer network is known without converting again: TensorFlow
-Lite Micro's planner lays out the activations that are left, and the bytes of a file follow from the
-lengths of its vectors. What cannot be told counts in full, so neither figure is ever too low.
+their axes, so that the file of any slimmer network is known without converting again: activations
+that are left are laid out as that file and TensorFlow Lite Micro will, and the bytes of a file
+follow from the lengths of its vectors. What cannot be told counts in full, so neither figure is
+ever too low.
 """
 
 import dataclasses
@@ -15,11 +16,12 @@ import keras
 import numpy as np
 from keras import tree
 
-from kprune.arena import arena, plan
+from kprune.arena import arena, least_bytes, plan, plan_ahead, plan_bytes
 from kprune.channels import LiveCounts, Trace
 from kprune.flatbuffer import read
 from kprune.ids import along_axis, spread, tighten, varying
 from kprune.network import Network, Operator, Tensor
+from kprune.repacking import repack
 from kprune.slimming import shrink
 from kprune.tflite import to_tflite
 
@@ -60,7 +62,7 @@ class Footprint:
     """
 
     def __init__(self, trace: Trace) -> None:
-        flatbuffer = to_tflite(*_generic(trace))
+        flatbuffer = _without_plan(to_tflite(*_generic(trace)))
         self.network = read(flatbuffer)
         self._num_channels = trace.num_channels
         axes = _tensor_axes(self.network, _made(trace))
@@ -80,11 +82,32 @@ class Footprint:
 
     def flash_bytes(self, gates: np.ndarray) -> int:
         """Bytes of the file that `to_tflite` makes of the slim network, or a few more."""
-        return int(_aligned(self._structure + self._table.vector_bytes(self._shapes(gates))))
+        is_planned = bool(plan_ahead(self.slim(gates)))
+        return self._file_bytes(gates, is_planned)
 
     def ram_bytes(self, gates: np.ndarray) -> int:
         """Bytes of the arena that TensorFlow Lite Micro needs for it on a 32-bit core."""
-        return arena(self.slim(gates)).total
+        network = self.slim(gates)
+        return arena(dataclasses.replace(network, offsets=plan_ahead(network))).total
+
+    def fits_flash(self, gates: np.ndarray, limit: float) -> bool:
+        """Whether `flash_bytes` keeps within a limit; mostly told without a plan."""
+        if self._file_bytes(gates, is_planned=True) <= limit:
+            return True
+        return self._file_bytes(gates, is_planned=False) <= limit and (
+            self.flash_bytes(gates) <= limit
+        )
+
+    def fits_ram(self, gates: np.ndarray, limit: float) -> bool:
+        """Whether `ram_bytes` keeps within a limit; mostly told without a plan."""
+        network = self.slim(gates)
+        if least_bytes(network) > limit:
+            return False
+        return arena(network).total <= limit or self.ram_bytes(gates) <= limit
+
+    def _file_bytes(self, gates: np.ndarray, is_planned: bool) -> int:
+        plan = plan_bytes(self.network) if is_planned else 0
+        return int(_aligned(self._structure + plan + self._table.vector_bytes(self._shapes(gates))))
 
     def slim(self, gates: np.ndarray) -> Network:
         """The network without its closed channels; of its constants only the shapes are true."""
@@ -193,6 +216,11 @@ def _generic(trace: Trace) -> tuple[keras.Model, list[np.ndarray]]:
         for t in tree.flatten(model.inputs)
     ]
     return model, samples
+
+
+def _without_plan(flatbuffer: bytes) -> bytes:
+    names = {t.index: t.name for t in read(flatbuffer).tensors if t.name}
+    return repack(flatbuffer, names, offsets=())
 
 
 def _shifted(rng: np.random.Generator, value: np.ndarray) -> np.ndarray:

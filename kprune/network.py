@@ -97,6 +97,8 @@ class Network:
         outputs: Indices of the network's outputs.
         description: Free text of the converter.
         subgraphs: The further graphs of the file, which operators such as IF and CALL_ONCE run.
+        offsets: Where in the arena the file wants each tensor, in bytes; -1 leaves it to the
+            interpreter. Empty: it leaves all of them.
     """
 
     tensors: tuple[Tensor, ...]
@@ -105,6 +107,7 @@ class Network:
     outputs: tuple[int, ...]
     description: str
     subgraphs: tuple["Network", ...] = ()
+    offsets: tuple[int, ...] = ()
 
 
 def listed(arrays: Any) -> list:

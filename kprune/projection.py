@@ -36,7 +36,7 @@ def project(
     What several limits make of a channel is the sum of what it takes of each. If one of them is
     not reached it was too dear, as the others stop the walk: it is made cheaper, and the walk
     repeated. Where RAM is limited there is one more walk, that begins with the same share of every
-    layer: a planner may leave gaps between tensors of unequal width, and these stop a walk early.
+    layer: what one is wider than its neighbours is lost to them.
     Of all walks the one counts that keeps most: MACs times every cost that is limited.
 
     Args:

@@ -1,6 +1,7 @@
 """Flatbuffer → the same network in fewer bytes."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -11,15 +12,20 @@ from ai_edge_litert import schema_py_generated as schema
 from kprune import flatbuffer as _flatbuffer
 from kprune.flatbuffer import AlignedBuffer, Network, Tensor
 
-# Metadata that TensorFlow Lite Micro acts upon: an arena planned ahead, compressed constants.
-_METADATA_KEPT = (b"OfflineMemoryAllocation", b"COMPRESSION_METADATA")
+# Metadata that TensorFlow Lite Micro acts upon, besides the plan of the arena.
+_METADATA_KEPT = (b"COMPRESSION_METADATA",)
+_PLAN_VERSION = 1
 
 # Kernels that take the scale of the biases to be input times weights, as the specification says.
 # FULLY_CONNECTED checks it when its weights have one scale.
 _BIAS_SCALES_UNREAD = ("CONV_2D", "DEPTHWISE_CONV_2D")
 
 
-def repack(flatbuffer: bytes, names: Mapping[int, str] = MappingProxyType({})) -> bytes:
+def repack(
+    flatbuffer: bytes,
+    names: Mapping[int, str] = MappingProxyType({}),
+    offsets: Sequence[int] | None = None,
+) -> bytes:
     """Drop from a flatbuffer what no runtime reads.
 
     Gone are the names of inner tensors, ranges seen in training, signatures, descriptions,
@@ -35,6 +41,8 @@ def repack(flatbuffer: bytes, names: Mapping[int, str] = MappingProxyType({})) -
         flatbuffer: The content of a `.tflite` file, of any origin.
         names: Index of a tensor -> the name that it gets. Inner tensors that are not in it lose
             theirs, inputs and outputs keep it.
+        offsets: Where in the arena each tensor is to lie, -1 for those that the interpreter places;
+            empty for none. By default, a plan that the file has stays.
 
     Returns:
         The smaller flatbuffer. Repacking it again changes
@@ -45,6 +53,8 @@ def repack(flatbuffer: bytes, names: Mapping[int, str] = MappingProxyType({})) -
     """
     flatbuffer = bytes(flatbuffer)
     network = _flatbuffer.read(flatbuffer)
+    if offsets is not None:
+        network = dataclasses.replace(network, offsets=tuple(offsets))
     with _flatbuffer.damage_reported():
         model = _Repacker(schema.Model.GetRootAs(flatbuffer, 0), names).model(network)
         return _flatbuffer.pack(model, _SharingBuilder())
@@ -82,7 +92,7 @@ class _Repacker:
             self._graph(self._old.Subgraphs(i), graph, {} if i else self._names)
             for i, graph in enumerate((network, *network.subgraphs))
         ]
-        metadata = self._metadata()
+        metadata = self._metadata(network.offsets)
         codes = [self._old.OperatorCodes(i) for i in self._codes]
         return schema.ModelT(
             version=self._old.Version(),
@@ -135,8 +145,12 @@ class _Repacker:
             operator.mutatingVariableInputs = None
         return operator
 
-    def _metadata(self) -> list[schema.MetadataT]:
+    def _metadata(self, offsets: Sequence[int]) -> list[schema.MetadataT]:
         kept = []
+        if offsets:
+            plan = np.array([_PLAN_VERSION, 0, len(offsets), *offsets], "<i4").tobytes()
+            index = self._buffers.setdefault(plan, len(self._buffers))
+            kept.append(schema.MetadataT(name=_flatbuffer.PLAN.decode(), buffer=index))
         for i in range(self._old.MetadataLength()):
             entry = self._old.Metadata(i)
             if entry.Name() in _METADATA_KEPT:

@@ -11,6 +11,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from keras import layers, tree
 
+from kprune.arena import plan_ahead
 from kprune.c.resolver import has_operator
 from kprune.calibration import read_samples
 from kprune.child import run_in_child
@@ -54,7 +55,8 @@ def to_tflite(model: Any, representative_data: object = None, format: str = "int
         format: "int8"; "int16x8", with 16-bit activations, closer to float and slower; or "float".
 
     Returns:
-        The content of a `.tflite` file, without what no runtime reads (see `repack`).
+        The content of a `.tflite` file, without what no runtime reads (see `repack`), and with a
+        plan of the arena where the one that TensorFlow Lite Micro makes itself leaves gaps.
 
     Raises:
         ValueError: `model` still has masks, has weights that are not finite or an input with open
@@ -94,7 +96,8 @@ def _checked(graph: Graph, flatbuffer: bytes, format: str) -> bytes:
     check_operators(graph, network, format)
     # The converter's long names go; those of the layers stay, for generated C is named after them.
     inputs = {i: t.name for i, t in zip(network.inputs, tree.flatten(graph.inputs), strict=True)}
-    return repack(flatbuffer, names=layer_names(graph, network) | inputs)
+    names = layer_names(graph, network) | inputs
+    return repack(flatbuffer, names, plan_ahead(network))
 
 
 def in_order(flatbuffer: bytes) -> bytes:

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import zoo
 from conftest import require
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from keras import layers
 
 import kprune
+from kprune.arena import plan_ahead
 from kprune.channels import Trace, trace
 from kprune.cost import Cost
 from kprune.footprint import Footprint
@@ -94,6 +97,45 @@ def test_the_least_network_takes_no_more_than_predicted(build) -> None:
 
     assert flash <= footprint.flash_bytes(gates)
     assert ram <= footprint.ram_bytes(gates)
+
+
+def chain() -> keras.Model:
+    """Layers that can end up of unequal width, beside which the interpreter's plan leaves gaps."""
+    widths = [layers.Conv2D(56, 1, name=f"layer{i}") for i in range(4)]
+    return keras.Sequential([keras.Input((16, 16, 1)), *widths])
+
+
+def narrowed(found: Trace, widths: tuple[int, ...]) -> np.ndarray:
+    gates = np.ones(found.num_channels, bool)
+    for number, width in enumerate(widths):
+        gates[dict(found.makers)[f"layer{number}"][width:]] = False
+    return gates
+
+
+@pytest.mark.parametrize("widths", [(40, 17, 42), (56, 50, 50), (8, 8, 8)])
+def test_bytes_are_those_of_a_file_with_a_plan_where_it_gets_one(widths) -> None:
+    require("tflite_micro")
+    model, found, footprint = masked(chain)
+    gates = narrowed(found, widths)
+    write_gates(found, gates)
+
+    flash, ram = real_bytes(model)
+
+    assert bool(plan_ahead(footprint.slim(gates))) == (widths != (8, 8, 8))
+    assert 0 <= footprint.flash_bytes(gates) - flash <= FLASH_ABOVE
+    assert 0 <= footprint.ram_bytes(gates) - ram <= RAM_ABOVE
+
+
+@settings(max_examples=40)
+@given(st.lists(st.integers(1, 56), min_size=3, max_size=3), st.integers(-400, 400))
+def test_a_limit_is_kept_if_the_bytes_say_so(widths, beyond) -> None:
+    """Told without a plan wherever that can be."""
+    _, found, footprint = masked(chain)
+    gates = narrowed(found, tuple(widths))
+    flash, ram = footprint.flash_bytes(gates), footprint.ram_bytes(gates)
+
+    assert footprint.fits_flash(gates, flash + beyond) == (beyond >= 0)
+    assert footprint.fits_ram(gates, ram + beyond) == (beyond >= 0)
 
 
 def test_what_an_unknown_operator_does_to_channels_counts_in_full() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kprune import flatbuffer
+from kprune.arena import plan_bytes
 from kprune.errors import FlatbufferError
 from kprune.repacking import repack
 
@@ -189,18 +190,45 @@ def test_equal_constants_are_stored_once():
 
 
 def test_a_plan_of_the_arena_in_the_file_is_kept():
-    plan = np.arange(12, dtype=np.uint8)
+    plan = with_header(16 * np.arange(14))
 
     def add_plan(model):
         entry = schema.MetadataT(name="OfflineMemoryAllocation", buffer=len(model.buffers))
         model.metadata.append(entry)
-        model.buffers.append(schema.BufferT(data=plan))
+        model.buffers.append(schema.BufferT(data=plan.view(np.uint8)))
 
     model = schema.ModelT.InitFromPackedBuf(repack(decorated(add_plan)), 0)
 
     [entry] = model.metadata
     assert entry.name == b"OfflineMemoryAllocation"
-    np.testing.assert_array_equal(model.buffers[entry.buffer].data, plan)
+    np.testing.assert_array_equal(model.buffers[entry.buffer].data.view("<i4"), plan)
+
+
+def test_a_plan_of_the_arena_is_written_and_taken_out():
+    content = repack(flatbuffer_zoo.dense_network())
+    count = len(flatbuffer.read(content).tensors)
+    offsets = (*range(0, 16 * count - 16, 16), -1)
+
+    planned = repack(content, offsets=offsets)
+
+    assert flatbuffer.read(planned).offsets == offsets
+    assert len(content) < len(planned) <= len(content) + plan_bytes(flatbuffer.read(content))
+    assert repack(planned, offsets=()) == content
+
+
+@pytest.mark.parametrize("offsets", [(0,), (0,) * 15, (-2,) * 14])
+def test_a_plan_for_another_network_is_damage(offsets):
+    def add_plan(model):
+        entry = schema.MetadataT(name="OfflineMemoryAllocation", buffer=len(model.buffers))
+        model.metadata.append(entry)
+        model.buffers.append(schema.BufferT(data=with_header(offsets).view(np.uint8)))
+
+    with pytest.raises(FlatbufferError, match="each of 14 tensors"):
+        repack(decorated(add_plan))
+
+
+def with_header(offsets) -> np.ndarray:
+    return np.array([1, 0, len(offsets), *offsets], "<i4")
 
 
 def test_further_subgraphs_variables_and_custom_operators_survive():

@@ -5,11 +5,13 @@ import functools
 import keras
 import numpy as np
 import pytest
+from conftest import require
 from keras import layers
 
 from kprune import UnsupportedOpError, add_masks, repack, run_tflite, to_tflite
 from kprune.demo import digits_network, load_digits
 from kprune.flatbuffer import read
+from kprune.tflm import measure_arena
 
 X = load_digits()[0][0][:64]
 
@@ -42,6 +44,22 @@ def test_convolutions_are_quantised_per_channel_and_nothing_is_left_of_batch_nor
     ]
     weights = [network.tensors[o.inputs[1]] for o in network.operators if "CONV" in o.name]
     assert [len(w.scale) for w in weights] == [24, 24, 24, 24, 48, 48, 64]
+
+
+def test_a_file_plans_the_arena_where_the_interpreter_would_leave_gaps() -> None:
+    require("tflite_micro")
+    x = np.random.default_rng(0).normal(size=(16, 16, 16, 1)).astype("float32")
+    model = keras.Sequential(
+        [keras.Input((16, 16, 1)), *(layers.Conv2D(n, 1) for n in (57, 50, 50, 50))]
+    )
+    planned = to_tflite(model, x)
+    bare = repack(planned, offsets=())
+
+    assert measure_arena(planned).head == 16 * 16 * (57 + 50) < measure_arena(bare).head
+    for interpreter in ("tflm", "litert"):
+        expected = run_tflite(bare, x, interpreter)
+        np.testing.assert_array_equal(run_tflite(planned, x, interpreter), expected)
+    assert read(digits()[1]).offsets == ()
 
 
 def test_int8_scores_follow_the_float_scores() -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from kprune import arena, flatbuffer
 from kprune.arena import Buffer, place
 from kprune.errors import UnsupportedOpError
+from kprune.repacking import repack
 from kprune.tflm import measure_arena
 
 BUFFERS = st.builds(
@@ -297,6 +298,75 @@ def test_random_networks_take_what_the_recording_allocator_reports(seed, depth):
 
     assert arena.plan(network).peak == head
     assert 0 <= arena.tail_bytes(network, pointer_bytes=8) - tail <= 200 + 50 * depth
+
+
+@given(st.integers(0, 2**31), st.integers(1, 24), st.randoms(use_true_random=False))
+@settings(max_examples=60)
+def test_what_a_file_plans_itself_is_kept_and_the_rest_placed_around_it(seed, depth, random):
+    require("tflite_micro")
+    bare = repack(flatbuffer_zoo.random_network(seed, depth))
+    found = arena.plan(flatbuffer.read(bare))
+    offsets = [-1] * len(flatbuffer.read(bare).tensors)
+    for tensor, offset in zip(found.tensors, found.offsets, strict=True):
+        if tensor is not None and random.random() < 0.8:
+            offsets[tensor] = offset + 48
+    planned = repack(bare, offsets=offsets)
+
+    assert arena.plan(flatbuffer.read(planned)).peak == recorded(planned)[0]
+    for before, after in zip(outputs(bare), outputs(planned), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def outputs(content: bytes) -> list[np.ndarray]:
+    from tflite_micro.python.tflite_micro import runtime
+
+    network = flatbuffer.read(content)
+    rng = np.random.default_rng(0)
+    interpreter = runtime.Interpreter.from_bytes(content, arena_size=2**22)
+    for number, index in enumerate(network.inputs):
+        x = rng.integers(-128, 128, network.tensors[index].shape)
+        interpreter.set_input(x.astype(np.int8), number)
+    interpreter.invoke()
+    return [interpreter.get_output(number) for number in range(len(network.outputs))]
+
+
+@pytest.mark.parametrize("widths", [(57, 50, 50, 50), (40, 17, 42, 53), (32, 22, 37, 44, 27)])
+def test_a_plan_ahead_leaves_no_gap_between_layers_of_unequal_width(widths):
+    require("tflite_micro")
+    bare = repack(chain(widths))
+    offsets = arena.plan_ahead(flatbuffer.read(bare))
+    planned = repack(bare, offsets=offsets)
+    held = [16 * 16 * width for width in (1, *widths)]
+
+    assert recorded(planned)[0] == max(a + b for a, b in itertools.pairwise(held))
+    assert measure_arena(planned).head == arena.arena(flatbuffer.read(planned)).head
+    spared = recorded(bare)[0] - recorded(planned)[0]
+    assert spared > arena.plan_bytes(flatbuffer.read(bare)) >= len(planned) - len(bare) > 0
+    np.testing.assert_array_equal(outputs(bare)[0], outputs(planned)[0])
+
+
+def test_no_plan_is_made_where_the_interpreter_makes_one_as_good():
+    network = flatbuffer.read(chain((8, 8, 8)))
+
+    assert arena.plan_ahead(network) == ()
+
+
+def test_a_plan_leaves_room_for_scratch_buffers():
+    """Convolutions of CMSIS-NN want some beside input and output."""
+    bare = repack(chain((57, 50, 50, 50), kernel=3))
+    before = flatbuffer.read(bare)
+    after = dataclasses.replace(before, offsets=arena.plan_ahead(before))
+
+    assert after.offsets
+    assert arena.arena(after).total < arena.arena(before).total
+
+
+def chain(widths: tuple[int, ...], kernel: int = 1) -> bytes:
+    net = flatbuffer_zoo.Builder()
+    x = net.input((1, 16, 16, 1))
+    for width in widths:
+        x = net.conv2d(x, width, kernel)
+    return net.build(x)
 
 
 @pytest.mark.parametrize("name", flatbuffer_zoo.NETWORKS)

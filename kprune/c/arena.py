@@ -2,32 +2,20 @@
 
 Two buffers that are in use at the same step lie apart, unless the step allows its output to grow
 over an input that nothing reads later: exactly in its place, or trailing behind the reads of a
-sliding window. Finding the smallest plan is a packing problem without a fast exact method; many
-orders of first-fit placement are tried, always the same ones, and the best is kept.
+sliding window.
 """
 
 import dataclasses
 import math
-import random
-from collections.abc import Sequence
 
 import numpy as np
 
 from kprune.c.program import Program
 from kprune.c.step import Overlap
+from kprune.packing import Buffer, Distances, height, pack, peak_bytes
 
 # Kernels take any address, but word loads from even words are faster on real memories.
 _ALIGNMENT = 4
-_TRIES = 400
-
-
-@dataclasses.dataclass(frozen=True)
-class Buffer:
-    """Memory needed from step `first` to step `last`, both included."""
-
-    size: int
-    first: int
-    last: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,16 +51,20 @@ def plan(program: Program) -> Plan:
         if layer.step.scratch_bytes:
             keys.append(("scratch", number))
             sizes.append(Buffer(_aligned(layer.step.scratch_bytes), number, number))
-    overlaps = {}
+    shared = {}
     for layer in program.layers:
         for source, overlap in layer.step.overlaps.items():
             if source in buffers and layer.writes[0] in buffers:
-                pair = (keys.index(("tensor", source)), keys.index(("tensor", layer.writes[0])))
-                overlaps[pair] = overlap
-    offsets = place(sizes, overlaps)
-    ends = [offset + buffer.size for offset, buffer in zip(offsets, sizes, strict=True)]
-    size = max(ends, default=0)
+                read, written = (
+                    keys.index(("tensor", tensor)) for tensor in (source, layer.writes[0])
+                )
+                # What is read later still must stay.
+                if sizes[read].last == sizes[written].first:
+                    shared[read, written] = _distances(overlap)
+    offsets = pack(sizes, shared)
+    size = height(sizes, offsets)
     placed = dict(zip(keys, offsets, strict=True))
+    ends = [offset + buffer.size for offset, buffer in zip(offsets, sizes, strict=True)]
     busiest = sizes[ends.index(size)].first if ends else 0
     return Plan(
         size,
@@ -83,109 +75,9 @@ def plan(program: Program) -> Plan:
     )
 
 
-def peak_bytes(buffers: Sequence[Buffer]) -> int:
-    """The most bytes in use at once: no plan without overlaps is smaller."""
-    steps = range(-1, max((buffer.last for buffer in buffers), default=0) + 1)
-    return max(sum(b.size for b in buffers if b.first <= step <= b.last) for step in steps)
-
-
-def place(
-    buffers: Sequence[Buffer], overlaps: dict[tuple[int, int], Overlap] | None = None
-) -> list[int]:
-    """Offsets for buffers, so that those in use together lie apart or overlap as allowed.
-
-    Args:
-        buffers: Sizes are multiples of 4.
-        overlaps: By pair of input and output. Only counts where the input's last step is the
-            output's first.
-
-    Returns:
-        One offset per buffer, the same for the same arguments.
-
-    Example:
-        >>> place([Buffer(8, 0, 1), Buffer(4, 1, 2), Buffer(8, 2, 3)])
-        [0, 8, 0]
-        >>> place([Buffer(8, 0, 1), Buffer(8, 1, 2)], {(0, 1): Overlap(4)})
-        [4, 0]
-    """
-    packing = _Packing(buffers, overlaps or {})
-    indices = range(len(buffers))
-    orders = [
-        sorted(indices, key=lambda i: (-buffers[i].size, i)),
-        sorted(indices, key=lambda i: (buffers[i].first, -buffers[i].size)),
-        sorted(indices, key=lambda i: (-buffers[i].last, -buffers[i].size)),
-        sorted(indices, key=lambda i: (buffers[i].first - buffers[i].last, -buffers[i].size)),
-    ]
-    order = min(orders, key=lambda order: packing.height(packing.first_fit(order)))
-    best = packing.first_fit(order)
-    choices = random.Random(0)
-    for _ in range(_TRIES if len(buffers) > 2 else 0):
-        # Move one buffer to another turn; keep what is no worse, to walk along plateaus.
-        changed = list(order)
-        changed.insert(choices.randrange(len(changed)), changed.pop(choices.randrange(len(order))))
-        offsets = packing.first_fit(changed)
-        if packing.height(offsets) <= packing.height(best):
-            best, order = offsets, changed
-    return best
-
-
-class _Packing:
-    """The constraints between buffers, and placement in a given order."""
-
-    def __init__(self, buffers: Sequence[Buffer], overlaps: dict[tuple[int, int], Overlap]) -> None:
-        self.buffers = buffers
-        # By buffer: every other in use at the same time, with the allowed distances behind it.
-        self.others: list[list[tuple[int, float, float]]] = [[] for _ in buffers]
-        for i, a in enumerate(buffers):
-            for j, b in enumerate(buffers):
-                if i == j or a.first > b.last or b.first > a.last:
-                    continue
-                low, high = 1.0, 0.0  # of the offset of i less the offset of j: none
-                if (i, j) in overlaps and a.last == b.first:
-                    low, high = _bounds(overlaps[i, j])
-                elif (j, i) in overlaps and b.last == a.first:
-                    low, high = _bounds(overlaps[j, i])
-                    low, high = -high, -low
-                self.others[i].append((j, low, high))
-
-    def height(self, offsets: Sequence[int]) -> int:
-        return max(
-            (offset + buffer.size for offset, buffer in zip(offsets, self.buffers, strict=True)),
-            default=0,
-        )
-
-    def first_fit(self, order: Sequence[int]) -> list[int]:
-        offsets = [-1] * len(self.buffers)
-        for index in order:
-            placed = [
-                (offsets[j], self.buffers[j].size, low, high)
-                for j, low, high in self.others[index]
-                if offsets[j] >= 0
-            ]
-            offsets[index] = _lowest(self.buffers[index].size, placed)
-        return offsets
-
-
-def _bounds(overlap: Overlap) -> tuple[float, float]:
+def _distances(overlap: Overlap) -> Distances:
+    """How far the input may lie behind the output."""
     return math.ceil(overlap.least / _ALIGNMENT) * _ALIGNMENT, overlap.most
-
-
-def _lowest(size: int, placed: Sequence[tuple[int, int, float, float]]) -> int:
-    """The lowest offset that suits all placed buffers: (offset, size, allowed distances)."""
-    candidates = {0}
-    for offset, length, low, high in placed:
-        candidates.add(offset + length)
-        if low <= high and low > -math.inf:
-            candidates.add(max(0, offset + int(low)))
-    for candidate in sorted(candidates):
-        if all(
-            candidate >= offset + length
-            or candidate + size <= offset
-            or low <= candidate - offset <= high
-            for offset, length, low, high in placed
-        ):
-            return candidate
-    raise AssertionError("the end of the last placed buffer always fits")
 
 
 def _tensor_buffers(program: Program) -> dict[int, Buffer]:
