@@ -77,6 +77,7 @@ LEAST = "kprune.projection._Blocks.least"
 VARIANTS = {
     "default": Variant(),
     "structure alone": Variant(from_scratch=True),
+    "ramp to 0.3": Variant({"end": 0.3}),
     "ramp to 0.3, freeze at 0.4": Variant({"end": 0.3, "freeze": 0.4}),
     "ramp to 0.7, freeze at 0.85": Variant({"end": 0.7, "freeze": 0.85}),
     "start at 0.2": Variant({"start": 0.2}),
