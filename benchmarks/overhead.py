@@ -1,9 +1,10 @@
 """What masks cost while training: time of a step, memory, and the time of a projection.
 
-    python -m benchmarks.overhead [--rounds 12] [--json FILE]
+    python -m benchmarks.overhead [--rounds 60] [--json FILE]
 
 Time: all variants of a network in one process, in turn, a few steps at a time, so that a busy
-moment hits all alike; the ratio to the plain network, of the least and of the median round.
+moment hits all alike; the ratio to the plain network of the least round, and the median of the
+ratios of all rounds.
 Memory: fresh processes for each variant, as the order of TensorFlow's threads moves its peak;
 growth of the peak from before the network was built, the ratio of the least and of the median
 process, and what each further sample of a larger batch takes.
@@ -12,6 +13,7 @@ two projections.
 """
 
 import argparse
+import gc
 import json
 import statistics
 import subprocess
@@ -35,8 +37,9 @@ from kprune.projection import project
 BUDGET = Budget(macs=0.25)
 VARIANTS = ["plain", *IMPORTANCES]
 STEPS = 3
-# That memory is measured in, for each variant and batch.
-PROCESSES = 3
+# That memory is measured in, for each variant: with the batch that is timed, and a larger one.
+PROCESSES = 7
+PROCESSES_OF_LARGER = 3
 SUMMARIES = {"least": min, "median": statistics.median}
 # A fit of this many steps is what a projection is compared with.
 FIT = 10_000
@@ -53,7 +56,7 @@ NETWORKS: dict[str, tuple[Callable[[], keras.Model], int]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
@@ -78,6 +81,8 @@ def trainer(name: str, variant: str, batch: int) -> Callable[[], object]:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     if variant != "plain":
         model = add_masks(model, importance=variant)
+    # Keras models are cycles: the one without masks is garbage by now, and no part of training.
+    gc.collect()
     if variant == "learned":
         loss = CompressionLoss(loss, model, BUDGET)
     model.compile("adam", loss, jit_compile=False)
@@ -100,9 +105,15 @@ def times(name: str, rounds: int) -> dict[str, dict[str, float]]:
             for _ in range(STEPS):
                 step()
             seconds[variant].append((time.perf_counter() - start) / STEPS)
+    # Rounds in pairs: what a busy machine does to one of them, it does to its neighbour too.
+    paired = {
+        variant: statistics.median(np.divide(seconds[variant], seconds["plain"]))
+        for variant in VARIANTS
+    }
+    plain = statistics.median(seconds["plain"])
     return {
-        how: relative("seconds", {variant: of(values) for variant, values in seconds.items()})
-        for how, of in SUMMARIES.items()
+        "least": relative("seconds", {variant: min(of) for variant, of in seconds.items()}),
+        "median": relative("seconds", {v: plain * ratio for v, ratio in paired.items()}),
     }
 
 
@@ -118,7 +129,7 @@ def memory(name: str) -> dict[str, object]:
     With the batch that is timed, and for each further sample.
     """
     batch = NETWORKS[name][1]
-    timed, larger = peaks(name, batch), peaks(name, 4 * batch)
+    timed, larger = peaks(name, batch, PROCESSES), peaks(name, 4 * batch, PROCESSES_OF_LARGER)
     further = {
         variant: (statistics.median(larger[variant]) - statistics.median(timed[variant]))
         / (3 * batch)
@@ -133,10 +144,10 @@ def memory(name: str) -> dict[str, object]:
     }
 
 
-def peaks(name: str, batch: int) -> dict[str, list[float]]:
+def peaks(name: str, batch: int, processes: int) -> dict[str, list[float]]:
     """Of each variant, in turn, so that what else the machine does hits all alike."""
     found: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
-    for _ in range(PROCESSES):
+    for _ in range(processes):
         for variant in VARIANTS:
             found[variant].append(peak_of_process(name, variant, batch))
     return found
