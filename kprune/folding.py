@@ -16,7 +16,16 @@ from keras import activations, layers, tree
 
 from kprune.errors import UnsupportedLayerError
 from kprune.fakequant import BIASED
-from kprune.graph import Call, Graph, copy_layers, read_graph, rebuild, tensors_in, unique
+from kprune.graph import (
+    Call,
+    Graph,
+    copy_layers,
+    give_weights,
+    read_graph,
+    rebuild,
+    tensors_in,
+    unique,
+)
 
 # For each layer whose `kernel` is quantised: the kernel's axes that run over the output channels.
 OUTPUT_AXES: dict[type, tuple[int, ...]] = {
@@ -152,7 +161,7 @@ class _Rewriting:
         for layer in self.graph.layers:
             copy = self.copies[id(layer)]
             if copy.built:  # The others were replaced.
-                copy.set_weights(self.weights(layer))
+                give_weights(copy, self.weights(layer))
         return model
 
     def changes(self, layer: keras.layers.Layer) -> dict[str, object]:

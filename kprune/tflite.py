@@ -18,7 +18,7 @@ from kprune.child import run_in_child
 from kprune.errors import UnsupportedOpError
 from kprune.fakequant import FakeQuant, FakeQuantWeights
 from kprune.flatbuffer import Network, pack, read
-from kprune.graph import Call, Graph, copy_layers, copy_model, read_graph, rebuild
+from kprune.graph import Call, Graph, copy_layers, copy_model, give_weights, read_graph, rebuild
 from kprune.quantization import check_unmasked
 from kprune.quiet import quiet
 from kprune.repacking import repack
@@ -240,7 +240,7 @@ def _plain_model(graph: Graph, is_rounded: bool) -> keras.Model:
         if isinstance(layer, FakeQuantWeights):
             copies[id(layer)].set_weights(layer.plain_weights(is_rounded))
         elif copies[id(layer)].built:
-            copies[id(layer)].set_weights(layer.get_weights())
+            give_weights(copies[id(layer)], layer.weights)
     # Whatever the structure, and the names, of inputs and outputs: `in_order` goes by numbers.
     inputs = [
         keras.Input(batch_shape=t.shape, dtype=t.dtype, name=f"input_{number}")

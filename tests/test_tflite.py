@@ -8,7 +8,7 @@ import pytest
 from conftest import require
 from keras import layers
 
-from kprune import UnsupportedOpError, add_masks, repack, run_tflite, to_tflite
+from kprune import UnsupportedOpError, add_masks, quantize_aware, repack, run_tflite, to_tflite
 from kprune.demo import digits_network, load_digits
 from kprune.flatbuffer import read
 from kprune.tflm import measure_arena
@@ -60,6 +60,18 @@ def test_a_file_plans_the_arena_where_the_interpreter_would_leave_gaps() -> None
         expected = run_tflite(bare, x, interpreter)
         np.testing.assert_array_equal(run_tflite(planned, x, interpreter), expected)
     assert read(digits()[1]).offsets == ()
+
+
+def test_a_normalisation_keeps_what_it_was_adapted_to() -> None:
+    x = np.random.default_rng(0).normal(5, 3, (64, 8, 8, 2)).astype("float32")
+    norm = layers.Normalization()
+    norm.adapt(x)
+    model = keras.Sequential([keras.Input((8, 8, 2)), norm, layers.Conv2D(3, 3)])
+    expected = model.predict(x, verbose=0)
+
+    for ready in (model, quantize_aware(model, x)):
+        scores = run_tflite(to_tflite(ready, x), x)
+        assert np.abs(scores - expected).max() < 0.05 * np.ptp(expected)
 
 
 def test_int8_scores_follow_the_float_scores() -> None:
