@@ -16,7 +16,8 @@ folder = pathlib.Path(folder)
 try:
     getattr(importlib.import_module(module), name)(folder)
 except (ValueError, TypeError, RuntimeError) as error:
-    (folder / "error.json").write_text(json.dumps([type(error).__name__, str(error)]))
+    kinds = [kind.__name__ for kind in type(error).__mro__]
+    (folder / "error.json").write_text(json.dumps([kinds, str(error)]))
     sys.exit(2)
 """
 
@@ -52,8 +53,8 @@ def run_in_child(module: str, function: str, folder: Path, **environment: str) -
         return
     error = folder / "error.json"
     if error.is_file():
-        kind, message = json.loads(error.read_text())
-        raise _KINDS.get(kind, RuntimeError)(message)
+        kinds, message = json.loads(error.read_text())
+        raise next(_KINDS[kind] for kind in kinds if kind in _KINDS)(message)
     tail = result.stdout.decode(errors="replace")[-2000:]
     failure = f"The process that ran {module}.{function} ended with {ending(result.returncode)}"
     raise RuntimeError(f"{failure}:\n{tail}" if tail.strip() else f"{failure}, without a word.")
@@ -61,4 +62,7 @@ def run_in_child(module: str, function: str, folder: Path, **environment: str) -
 
 def ending(status: int) -> str:
     """How a process ended: "exit code 3", or "signal SIGABRT"."""
-    return f"signal {signal.Signals(-status).name}" if status < 0 else f"exit code {status}"
+    if status >= 0:
+        return f"exit code {status}"
+    named = -status in set(signal.Signals)  # Not all of the real-time ones are.
+    return f"signal {signal.Signals(-status).name if named else -status}"
