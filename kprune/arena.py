@@ -161,20 +161,19 @@ def plan_ahead(network: Network) -> tuple[int, ...]:
     """
     bare = dataclasses.replace(network, offsets=())
     try:
-        heads = _heads(bare)
+        whole = arena(bare).total
     except UnsupportedOpError:
+        return ()
+    if whole - least_bytes(bare) <= plan_bytes(bare):
         return ()
     # The scratch buffers have to find room between the tensors.
     buffers, tensors = _buffers(bare, _cmsis_scratch)
-    if max(heads) - peak_bytes(buffers) <= plan_bytes(network):
-        return ()
     offsets = [-1] * len(network.tensors)
     for tensor, offset in zip(tensors, pack(buffers), strict=True):
         if tensor is not None:
             offsets[tensor] = offset
     planned = dataclasses.replace(bare, offsets=tuple(offsets))
-    spared = arena(bare).total - arena(planned).total
-    return planned.offsets if spared > plan_bytes(network) else ()
+    return planned.offsets if whole - arena(planned).total > plan_bytes(bare) else ()
 
 
 def plan_bytes(network: Network) -> int:
@@ -187,8 +186,8 @@ def cmsis_margin(network: Network) -> int:
 
     Its scratch buffers change the head, and the operators' records grow.
     """
-    reference, cmsis = _heads(network)
-    return max(cmsis - reference, 0) + _CMSIS_RECORD_BYTES * len(network.operators)
+    head = _plan(network, _cmsis_scratch).peak - _plan(network, _reference_scratch).peak
+    return max(head, 0) + _CMSIS_RECORD_BYTES * len(network.operators)
 
 
 def least_bytes(network: Network) -> int:
@@ -196,11 +195,6 @@ def least_bytes(network: Network) -> int:
     buffers, _ = _buffers(network, _cmsis_scratch)
     records = tail_bytes(network) + _CMSIS_RECORD_BYTES * len(network.operators)
     return _aligned(max(peak_bytes(buffers), start_bytes(network)) + records)
-
-
-def _heads(network: Network) -> tuple[int, int]:
-    """Bytes for the activations, with the reference kernels and with those of CMSIS-NN."""
-    return _plan(network, _reference_scratch).peak, _plan(network, _cmsis_scratch).peak
 
 
 def tail_bytes(network: Network, pointer_bytes: int = 4) -> int:

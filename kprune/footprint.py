@@ -82,13 +82,11 @@ class Footprint:
 
     def flash_bytes(self, gates: np.ndarray) -> int:
         """Bytes of the file that `to_tflite` makes of the slim network, or a few more."""
-        is_planned = bool(plan_ahead(self.slim(gates)))
-        return self._file_bytes(gates, is_planned)
+        return self._file_bytes(gates, is_planned=bool(plan_ahead(self.slim(gates))))
 
     def ram_bytes(self, gates: np.ndarray) -> int:
         """Bytes of the arena that TensorFlow Lite Micro needs for it on a 32-bit core."""
-        network = self.slim(gates)
-        return arena(dataclasses.replace(network, offsets=plan_ahead(network))).total
+        return _planned_bytes(self.slim(gates))
 
     def fits_flash(self, gates: np.ndarray, limit: float) -> bool:
         """Whether `flash_bytes` keeps within a limit; mostly told without a plan."""
@@ -103,7 +101,7 @@ class Footprint:
         network = self.slim(gates)
         if least_bytes(network) > limit:
             return False
-        return arena(network).total <= limit or self.ram_bytes(gates) <= limit
+        return arena(network).total <= limit or _planned_bytes(network) <= limit
 
     def _file_bytes(self, gates: np.ndarray, is_planned: bool) -> int:
         plan = plan_bytes(self.network) if is_planned else 0
@@ -392,6 +390,11 @@ def _slim(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
         zero_point=np.broadcast_to(np.int64(0), scales),
         data=None if tensor.data is None else np.broadcast_to(tensor.data.dtype.type(0), shape),
     )
+
+
+def _planned_bytes(network: Network) -> int:
+    """Bytes of the arena with the plan that the file brings."""
+    return arena(dataclasses.replace(network, offsets=plan_ahead(network))).total
 
 
 def _shared_constants_bytes(network: Network) -> int:

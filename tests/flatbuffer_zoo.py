@@ -469,3 +469,19 @@ NETWORKS = {
     "depthwise_network": depthwise_network,
     "residual_network": residual_network,
 }
+
+
+def inputs_for(network: flatbuffer.Network) -> list[np.ndarray]:
+    random = np.random.default_rng(1)
+    shapes = [network.tensors[i].shape for i in network.inputs]
+    return [random.integers(-128, 128, shape).astype(np.int8) for shape in shapes]
+
+
+def run_tflm(content: bytes, inputs: list[np.ndarray], count: int) -> list[np.ndarray]:
+    from tflite_micro.python.tflite_micro import runtime
+
+    interpreter = runtime.Interpreter.from_bytes(content, arena_size=2**22)
+    for i, x in enumerate(inputs):
+        interpreter.set_input(x, i)
+    interpreter.invoke()
+    return [interpreter.get_output(i) for i in range(count)]

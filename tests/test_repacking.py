@@ -8,6 +8,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from conftest import require
+from flatbuffer_zoo import inputs_for, run_tflm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,22 +18,6 @@ from kprune.errors import FlatbufferError
 from kprune.repacking import repack
 
 NETWORKS = flatbuffer_zoo.NETWORKS
-
-
-def inputs_for(network: flatbuffer.Network) -> list[np.ndarray]:
-    random = np.random.default_rng(1)
-    shapes = [network.tensors[i].shape for i in network.inputs]
-    return [random.integers(-128, 128, shape).astype(np.int8) for shape in shapes]
-
-
-def run_tflm(content: bytes, inputs: list[np.ndarray], count: int) -> list[np.ndarray]:
-    from tflite_micro.python.tflite_micro import runtime
-
-    interpreter = runtime.Interpreter.from_bytes(content, arena_size=2**22)
-    for i, x in enumerate(inputs):
-        interpreter.set_input(x, i)
-    interpreter.invoke()
-    return [interpreter.get_output(i) for i in range(count)]
 
 
 def run_litert(content: bytes, inputs: list[np.ndarray], **options) -> list[np.ndarray]:

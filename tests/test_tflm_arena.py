@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from conftest import require
+from flatbuffer_zoo import inputs_for, run_tflm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -318,16 +319,8 @@ def test_what_a_file_plans_itself_is_kept_and_the_rest_placed_around_it(seed, de
 
 
 def outputs(content: bytes) -> list[np.ndarray]:
-    from tflite_micro.python.tflite_micro import runtime
-
     network = flatbuffer.read(content)
-    rng = np.random.default_rng(0)
-    interpreter = runtime.Interpreter.from_bytes(content, arena_size=2**22)
-    for number, index in enumerate(network.inputs):
-        x = rng.integers(-128, 128, network.tensors[index].shape)
-        interpreter.set_input(x.astype(np.int8), number)
-    interpreter.invoke()
-    return [interpreter.get_output(number) for number in range(len(network.outputs))]
+    return run_tflm(content, inputs_for(network), len(network.outputs))
 
 
 @pytest.mark.parametrize("widths", [(57, 50, 50, 50), (40, 17, 42, 53), (32, 22, 37, 44, 27)])
