@@ -110,17 +110,20 @@ def times(name: str, rounds: int) -> dict[str, dict[str, float]]:
         variant: statistics.median(np.divide(seconds[variant], seconds["plain"]))
         for variant in VARIANTS
     }
-    plain = statistics.median(seconds["plain"])
     return {
         "least": relative("seconds", {variant: min(of) for variant, of in seconds.items()}),
-        "median": relative("seconds", {v: plain * ratio for v, ratio in paired.items()}),
+        "median": row("seconds", statistics.median(seconds["plain"]), paired),
     }
 
 
 def relative(unit: str, values: dict[str, float]) -> dict[str, float]:
     plain = values["plain"]
-    ratios = {variant: round(values[variant] / plain, 3) for variant in VARIANTS[1:]}
-    return {f"plain_{unit}": round(plain, 4), **ratios}
+    return row(unit, plain, {variant: values[variant] / plain for variant in VARIANTS})
+
+
+def row(unit: str, plain: float, ratios: dict[str, float]) -> dict[str, float]:
+    rounded = {variant: round(ratios[variant], 3) for variant in VARIANTS[1:]}
+    return {f"plain_{unit}": round(plain, 4), **rounded}
 
 
 def memory(name: str) -> dict[str, object]:
