@@ -12,7 +12,6 @@ from kprune.budget import Budget
 from kprune.channels import trace
 from kprune.cost import MEMORY, Cost
 from kprune.feasibility import assess, assess_memory
-from kprune.importance import RATE
 from kprune.losses import CompressionLoss
 from kprune.masking import find_masked, read_gates, read_scores, write_gates
 from kprune.projection import project
@@ -145,7 +144,7 @@ class PruneCallback(keras.callbacks.Callback):
         self._steps = self.params["steps"]
         self._check_length()
         self._step: int | None = None
-        self._unit: float | None = None
+        self._unit: np.float32 | None = None
         self._optimizer = self.model.optimizer
         self._watch_loss()
         self._keep_scores_out_of_averages()
@@ -165,6 +164,7 @@ class PruneCallback(keras.callbacks.Callback):
         self._epoch = epoch
         if self._steps and self._step is None:
             self._step = epoch * self._steps
+        self._unit = None
         self._set_unit()
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
@@ -274,10 +274,14 @@ class PruneCallback(keras.callbacks.Callback):
     def _set_unit(self) -> None:
         """Tell the masks what Keras takes back of gradients, but not of what overwrites."""
         unit = _unit(self.model)
-        if unit != self._unit:
-            for mask, _ in self._trace.masks:
-                if hasattr(mask, "rate"):
-                    mask.rate.assign(RATE / unit)
+        if unit == self._unit:
+            return
+        for mask, _ in self._trace.masks:
+            if hasattr(mask, "unit"):
+                before = keras.ops.convert_to_numpy(mask.unit)
+                if before != unit:
+                    mask.scores.assign(keras.ops.convert_to_numpy(mask.scores) * (unit / before))
+                    mask.unit.assign(unit)
         self._unit = unit
 
     def _project(self, excess: float, is_last: bool) -> None:
@@ -321,9 +325,10 @@ class PruneCallback(keras.callbacks.Callback):
             )
 
 
-def _unit(model: keras.Model) -> float:
+def _unit(model: keras.Model) -> np.float32:
     """What a loss of 1 is in the backward pass, so that the mean over the replicas is the sum."""
     scale = getattr(model.optimizer, "scale_loss", float)(1.0)
     strategy = getattr(model, "distribute_strategy", None)  # TensorFlow only
     replicas = strategy.num_replicas_in_sync if strategy else 1
-    return float(keras.ops.convert_to_numpy(scale)) / replicas
+    # As precise as the weight that keeps it.
+    return np.float32(keras.ops.convert_to_numpy(scale) / replicas)

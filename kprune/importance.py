@@ -16,10 +16,7 @@ Tensor = Any
 
 # How much of the old score one training step keeps.
 MOMENTUM = 0.99
-# And how much it takes of the new one.
-RATE = 1.0 - MOMENTUM
 
-AT_RATE = {"class_name": "Constant", "config": {"value": RATE}}
 NEARLY_OPEN = {"class_name": "RandomNormal", "config": {"mean": 1.0, "stddev": 0.1}}
 
 
@@ -53,8 +50,8 @@ def _along(axis: int, values: Tensor, x: Tensor) -> Tensor:
     return ops.reshape(values, [-1 if a == axis else 1 for a in range(rank)])
 
 
-def _taylor(x: Tensor, axis: int, gates: Tensor, scores: Tensor, rate: Tensor) -> Tensor:
-    """The score moves to `sum over samples of |dLoss/dgate|`: its "gradient" is its next value.
+def _taylor(x: Tensor, axis: int, gates: Tensor, scores: Tensor, unit: Tensor) -> Tensor:
+    """The score adds up `sum over samples of |dLoss/dgate|`: its "gradient" is its next value.
 
     The absolute value is taken per sample, because the signed sum vanishes for any channel whose
     scale has converged. Closed channels are scored like open ones, so they can come back.
@@ -62,7 +59,8 @@ def _taylor(x: Tensor, axis: int, gates: Tensor, scores: Tensor, rate: Tensor) -
     gates = _along(axis, gates, x)
     elsewhere = [a for a in range(1, len(x.shape)) if a != axis]
 
-    # Gates and rate are no arguments: what has no gradient costs operations at every mask.
+    # Gates are no argument: what has no gradient costs operations at every mask. The unit would
+    # cost some more, and waits for who reads the score.
     @ops.custom_gradient
     def gate(x: Tensor, scores: Tensor) -> tuple:
         def grad(*args: Tensor, upstream: Tensor = None) -> tuple:
@@ -73,7 +71,7 @@ def _taylor(x: Tensor, axis: int, gates: Tensor, scores: Tensor, rate: Tensor) -
             if elsewhere:
                 taylor = ops.sum(taylor, axis=elsewhere)
             taylor = ops.sum(ops.abs(taylor), axis=0)
-            return dy * gates, MOMENTUM * scores + rate * taylor
+            return dy * gates, MOMENTUM * scores + taylor
 
         return x * gates, grad
 
@@ -102,12 +100,12 @@ IMPORTANCES = {
         {
             # The mean over replicas, each of which has seen its part of the batch.
             "scores": {"initializer": "zeros", "aggregation": "mean"},
-            # How far a step moves the score. `PruneCallback` divides it by what a loss of 1 is in
-            # the backward pass: the loss scale of mixed precision over the number of replicas.
-            "rate": {"initializer": AT_RATE, "shape": (), "trainable": False},
+            # What a loss of 1 is in the backward pass, by `PruneCallback`: the loss scale of mixed
+            # precision over the number of replicas.
+            "unit": {"initializer": "ones", "shape": (), "trainable": False},
         },
         overwrite="scores",
-        score=lambda scores, rate: scores,
+        score=lambda scores, unit: scores / unit,
     ),
     "learned": Importance(
         _learned,

@@ -33,10 +33,10 @@ class ChannelMask(keras.layers.Layer):
 
     Attributes:
         gates: Weight of shape `(channels,)`, not trained by gradients, 0.0 (closed) or 1.0 (open).
-        scores: For "taylor", weight of shape `(channels,)`: the running score of each channel,
-            never negative. Its "gradient" is its next value, and `overwrite_with_gradient` makes
-            any Keras optimizer store it as it is.
-        rate: For "taylor", weight of shape `()`: how far a training step moves the scores.
+        scores: For "taylor", weight of shape `(channels,)`: what the channel's gate has done to
+            the loss, added up step by step while older steps fade, never negative. Its "gradient"
+            is its next value, and `overwrite_with_gradient` makes any Keras optimizer store it.
+        unit: For "taylor", weight of shape `()`: what a loss of 1 is in these scores.
         logits: For "learned", weight of shape `(channels,)`; the score is its sigmoid.
 
     Raises:

@@ -35,7 +35,7 @@ def test_score_is_the_running_sum_of_absolute_sample_sensitivities(shape: tuple)
 
     # dL/dgate of one sample and channel, over all positions; the closed channel is no exception.
     per_sample = (x * weights).reshape(shape[0], -1, 3).sum(1) / weights.size / shape[0]
-    expected = MOMENTUM * np.array([5, 6, 7]) + (1 - MOMENTUM) * np.abs(per_sample).sum(0)
+    expected = MOMENTUM * np.array([5, 6, 7]) + np.abs(per_sample).sum(0)
     np.testing.assert_allclose(np.asarray(mask.scores), expected, rtol=1e-5)
 
 
