@@ -16,8 +16,6 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import numpy as np
-
 from benchmarks.selection import add_row, is_done, one_thread, rows
 
 ROWS = Path("benchmarks/results/widths.jsonl")
@@ -77,19 +75,18 @@ def run(data: Path, seeds: list[int]) -> None:
 
 
 def narrowed(model: Any, widths: tuple[int, ...]) -> Any:
-    """The network with so many channels in its prunable layers, and fresh weights."""
+    """The network with so many channels in its convolutions, and fresh weights."""
     import keras
 
     import kprune
-    from kprune.channels import trace
-    from kprune.masking import write_gates
 
+    convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
     masked = kprune.add_masks(model)
-    found = trace(masked)
-    gates = np.ones(found.num_channels, bool)
-    for group, width in zip((g for g in found.groups if g.prunable), widths, strict=True):
-        gates[group.channels[width:]] = False
-    write_gates(found, gates)
+    closed = {
+        layer.name: range(width, layer.filters)
+        for layer, width in zip(convolutions, widths, strict=True)
+    }
+    kprune.close_channels(masked, closed)
     return keras.models.clone_model(kprune.slim(masked))
 
 

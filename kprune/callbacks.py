@@ -144,7 +144,6 @@ class PruneCallback(keras.callbacks.Callback):
         self._steps = self.params["steps"]
         self._check_length()
         self._step: int | None = None
-        self._unit: np.float32 | None = None
         self._optimizer = self.model.optimizer
         self._watch_loss()
         self._keep_scores_out_of_averages()
@@ -164,7 +163,7 @@ class PruneCallback(keras.callbacks.Callback):
         self._epoch = epoch
         if self._steps and self._step is None:
             self._step = epoch * self._steps
-        self._unit = None
+        self._unit: np.float32 | None = None
         self._set_unit()
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
