@@ -118,6 +118,21 @@ def test_all_subclassed_parts_are_named_at_once() -> None:
         read_graph(model)
 
 
+def test_layers_with_other_weights_are_refused_all_by_name() -> None:
+    inputs = keras.Input((5,), name="input")
+    quantized, adapted = layers.Dense(4, name="quantized"), layers.Dense(3, name="adapted")
+    model = keras.Model(inputs, layers.Dense(2)(adapted(quantized(inputs))), name="tuned")
+    quantized.quantize("int8")
+    adapted.enable_lora(2)
+
+    with pytest.raises(
+        UnsupportedLayerError,
+        match=r"Layers of 'tuned' cannot be taken: 'quantized' \(Dense\) quantized "
+        r"to int8: prune first, quantize after; 'adapted' \(Dense\) with LoRA weights: save and",
+    ):
+        read_graph(model)
+
+
 def test_all_layers_without_a_config_are_named_at_once() -> None:
     inputs = keras.Input((3,))
     model = keras.Model(inputs, NoConfig(2.0, name="b")(NoConfig(1.0, name="a")(inputs)))
