@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from kprune import rescaling
@@ -228,8 +229,11 @@ class FakeQuantWeights(keras.layers.Wrapper):
 
     def _plain(self, variable: keras.Variable) -> object:
         value = ops.convert_to_numpy(variable)
-        is_needed = isinstance(self.layer, BIASED) and variable.name == "bias"
-        return value + _TINY if is_needed and not value.any() else value
+        if variable.name != "bias":
+            return value
+        if not value.any():
+            return value + _TINY if isinstance(self.layer, BIASED) else value
+        return _uneven(value) if value.size > 1 and (value == value[0]).all() else value
 
     def compute_output_spec(
         self, inputs: keras.KerasTensor, is_scale: bool = False
@@ -242,3 +246,8 @@ class FakeQuantWeights(keras.layers.Wrapper):
 
     def get_config(self) -> dict:
         return {**super().get_config(), "weight": self.weight, "axes": self.axes}
+
+
+def _uneven(values: np.ndarray) -> np.ndarray:
+    # What is the same in all channels the converter would round in the scale of the first.
+    return np.append(np.nextafter(values[:1], np.float32(0)), values[1:])

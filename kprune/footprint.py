@@ -29,6 +29,8 @@ _SAMPLES = 8
 
 # In a file: length, padding, int64.
 _ZERO_POINT_BYTES = 16
+# In a file: tables of a tensor and of its buffer, and their places among the others.
+_TENSOR_BYTES = 36
 
 # Ids of one tensor of the flatbuffer: for each axis along which channels lie, their numbers.
 _Axes = dict[int, np.ndarray]
@@ -41,7 +43,8 @@ class Footprint:
         trace: The network, masked or not.
 
     Attributes:
-        network: What the converter makes of the network with all its channels.
+        network: What the converter makes of the network with all its channels; constants that
+            count channels stand apart, for each operator that reads them.
 
     Raises:
         ValueError, UnsupportedOpError: As `to_tflite`: the network cannot run in int8; or an input
@@ -63,9 +66,10 @@ class Footprint:
 
     def __init__(self, trace: Trace) -> None:
         flatbuffer = _without_plan(to_tflite(*_generic(trace)))
-        self.network = read(flatbuffer)
+        converted = read(flatbuffer)
         self._num_channels = trace.num_channels
-        axes = _tensor_axes(self.network, _made(trace))
+        axes = _tensor_axes(converted, _made(trace))
+        self.network = _with_own_counts(converted, axes)
         # Each axis with channels as a cell of the table of shapes, and as a vector to count.
         cells = [(tensor, axis) for tensor, of_tensor in axes.items() for axis in of_tensor]
         self._cells = np.array(cells, int).reshape(-1, 2)
@@ -77,6 +81,7 @@ class Footprint:
             len(flatbuffer)
             - self._table.vector_bytes(self._shapes(whole))
             + _shared_constants_bytes(self.network)
+            + _TENSOR_BYTES * (len(self.network.tensors) - len(converted.tensors))
             + _ZERO_POINT_BYTES * _shared_zero_points(self.network)
         )
 
@@ -170,6 +175,9 @@ class _Table:
         self._scaled = np.array([t.index for t in scaled], int)
         self._axis = np.array([t.quantized_axis for t in scaled], int)
         self._per_channel = np.array([len(t.scale) > 1 for t in scaled], bool)
+        steady = self.is_constant & (self.scales > 0)
+        steady[self._scaled] = False
+        self._steady_scales = self.scales[steady]
 
     def num_bytes(self, shapes: np.ndarray) -> np.ndarray:
         return shapes.prod(axis=1) * self._itemsize
@@ -183,7 +191,7 @@ class _Table:
         """
         data = _aligned(self.num_bytes(shapes)[self._changing] + 12)
         scales = np.where(self._per_channel, shapes[self._scaled, self._axis], 1)
-        zero_points = np.unique(scales)
+        zero_points = np.unique([*scales, *self._steady_scales])
         known = {tuple(row[:rank]) for row, rank in zip(shapes.tolist(), self._ranks, strict=True)}
         return (
             int(data.sum())
@@ -374,6 +382,35 @@ _RULES: dict[str, Callable[[_Site], None]] = {
     "TRANSPOSE": _moved(lambda ids, site: ids.transpose(site.inputs(constant=True)[0].data)),
     "CONCATENATION": _concatenated,
 }
+
+
+def _with_own_counts(network: Network, axes: dict[int, _Axes]) -> Network:
+    """Constants that count channels, once for each operator that reads them.
+
+    Layers of one width share the shape that they reshape to. Slim they have widths of their own.
+    """
+    tensors = list(network.tensors)
+    operators, known = [], set()
+    for operator in network.operators:
+        ends = (*operator.inputs, *operator.outputs)
+        widths = {len(channels) for i in ends for channels in axes.get(i, {}).values()}
+        inputs = list(operator.inputs)
+        for place, index in enumerate(inputs):
+            if index == -1 or not _counts(network.tensors[index], widths):
+                continue
+            if index in known:
+                inputs[place] = len(tensors)
+                tensors.append(dataclasses.replace(tensors[index], index=len(tensors)))
+            known.add(index)
+        operators.append(dataclasses.replace(operator, inputs=tuple(inputs)))
+    return dataclasses.replace(network, tensors=tuple(tensors), operators=tuple(operators))
+
+
+def _counts(tensor: Tensor, widths: set[int]) -> bool:
+    """Whether a tensor is a constant argument, such as a shape, and states one of these widths."""
+    if tensor.data is None or tensor.dtype.kind != "i" or len(tensor.scale):
+        return False
+    return not widths.isdisjoint(tensor.data.ravel().tolist())
 
 
 # --- What is left of it ---------------------------------------------------------------------------

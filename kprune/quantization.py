@@ -72,7 +72,6 @@ _COMPUTES = {
     layers.ReLU,
     layers.LeakyReLU,
     layers.PReLU,
-    layers.ELU,
     layers.Softmax,
     layers.Activation,
     layers.Rescaling,
@@ -86,6 +85,23 @@ _LIMITS = {
     activations.sigmoid: (0.0, 255 / 256),
     activations.softmax: (0.0, 255 / 256),
     activations.tanh: (-1.0, 127 / 128),
+    activations.log_softmax: (-255 / 16, 0.0),
+}
+
+# Functions that become operators which int8 does not have on the device.
+_FLOAT_FUNCTIONS = {
+    activations.celu,
+    activations.elu,
+    activations.exponential,
+    activations.gelu,
+    activations.log_sigmoid,
+    activations.mish,
+    activations.selu,
+    activations.soft_shrink,
+    activations.softplus,
+    activations.sparse_plus,
+    activations.sparsemax,
+    activations.squareplus,
 }
 
 # The weight that is rounded, and its axes that run over the output channels.
@@ -258,7 +274,7 @@ class _Rounding:
         rescale = _rescale(step, self.name(step))
         place = self.stored.get(id(step.outputs[0]))
         is_stored = place is not None and all(id(t) in self.stored for t in step.inputs)
-        if rescale is None or not is_stored or self.is_merged(step):
+        if rescale is None or not is_stored or self.is_merged(step) or _is_move(step):
             return outputs
         terms = [self.new[id(t)] for t in step.inputs]
         units = [self.step(self.stored[id(t)]) for t in step.inputs]
@@ -335,7 +351,7 @@ def _stored(
 
     found = {id(t): home(t) for t in tree.flatten(graph.inputs)}
     for call in graph.calls:
-        keeps = type(call.operation) in _MOVES | _AVERAGES
+        keeps = type(call.operation) in _AVERAGES or _is_move(call)
         output = call.outputs[0]
         found[id(output)] = found[id(call.inputs[0])] if keeps else home(output)
     return {key: place for key, place in found.items() if place is not None}
@@ -385,7 +401,8 @@ def _places(graph: Graph) -> dict[int, tuple[str, tuple[float, float] | None]]:
         places[id(tensor)] = (unique(f"{name}_rounded", taken), limits)
 
     for tensor in tree.flatten(graph.inputs):
-        if not _join(tensor, reading):
+        # One that no layer reads is never rounded.
+        if any(reading[id(tensor)]) and not _join(tensor, reading):
             place(tensor, tensor.name)
     for call in graph.calls:
         kind, tensor = type(call.operation), call.outputs[0]
@@ -393,7 +410,8 @@ def _places(graph: Graph) -> dict[int, tuple[str, tuple[float, float] | None]]:
         merges = is_rectified(call, reading) or (_join(tensor, reading) and not _has_scale(call))
         # Rounding what softmax gives would leave small probabilities without a gradient.
         is_last = limits and reading[id(tensor)] == [None]
-        if kind in _COMPUTES | _JOINS and not merges and not is_last:
+        is_new = kind in _COMPUTES | _JOINS and not _is_move(call)
+        if is_new and not merges and not is_last:
             place(tensor, call.operation.name, limits)
     return places
 
@@ -401,11 +419,23 @@ def _places(graph: Graph) -> dict[int, tuple[str, tuple[float, float] | None]]:
 def _join(tensor: keras.KerasTensor, reading: Mapping[int, list[Call | None]]) -> Call | None:
     """The join, if the value only goes into one, which gives it the scale of the whole."""
     match only_reader(tensor, reading):
-        case Call(operation=operation, outputs=[output, *_]) as call:
-            if type(operation) in _MOVES:
+        case Call(outputs=[output, *_]) as call:
+            if _is_move(call):
                 return _join(output, reading)
             return call if _is_join(call) else None
     return None
+
+
+def _is_move(call: Call) -> bool:
+    """Whether its outputs are values of its inputs, in their scale."""
+    match call.operation:
+        case (
+            layers.GlobalAveragePooling1D(keepdims=True)
+            | layers.GlobalAveragePooling2D(keepdims=True)
+        ):
+            # A mean of one value, which the converter drops.
+            return math.prod(call.inputs[0].shape[1:-1]) == 1
+    return type(call.operation) in _MOVES
 
 
 def _is_join(call: Call) -> bool:
@@ -426,17 +456,17 @@ def _limits(layer: keras.layers.Layer) -> tuple[float, float] | None:
 
 
 def _check_layers(graph: Graph) -> None:
-    known = _MOVES | _AVERAGES | _COMPUTES | _JOINS | PARTED
     refused = [
         f"{call.operation.name!r} ({type(call.operation).__name__})"
         for call in graph.calls
-        if not (type(call.operation) in known or is_bare(call))
+        if not (_is_known(call.operation) or is_bare(call))
         or getattr(call.operation, "data_format", None) == "channels_first"
     ]
     if refused:
         raise UnsupportedLayerError(
             f"quantize_aware cannot round as int8 does in {', '.join(dict.fromkeys(refused))}. "
-            "Replace these layers, or quantise without training: kprune.to_tflite(model, data)."
+            "Replace these layers, or quantise those that int8 has without training: "
+            "kprune.to_tflite(model, data)."
         )
     for tensor in tree.flatten(graph.inputs):
         if not keras.backend.is_float_dtype(tensor.dtype):
@@ -444,6 +474,34 @@ def _check_layers(graph: Graph) -> None:
                 f"quantize_aware needs inputs of floating-point type; input {tensor.name!r} is "
                 f"{tensor.dtype}."
             )
+
+
+def _is_known(operation: keras.Operation) -> bool:
+    known = _MOVES | _AVERAGES | _COMPUTES | _JOINS | PARTED
+    return (
+        type(operation) in known
+        and getattr(operation, "activation", None) not in _FLOAT_FUNCTIONS
+        and not _is_float_only(operation)
+    )
+
+
+def _is_float_only(operation: keras.Operation) -> bool:
+    """Whether arguments make it operators that the converter, or the device, has in float only."""
+    match operation:
+        case layers.UpSampling1D(size=times) | layers.RepeatVector(n=times):
+            return times > 1
+        case layers.UpSampling2D(interpolation=interpolation):
+            return interpolation not in ("nearest", "bilinear")
+        case (
+            layers.Conv1DTranspose(dilation_rate=rates)
+            | layers.Conv2DTranspose(dilation_rate=rates)
+        ):
+            return max(rates) > 1
+        case layers.Softmax(axis=[_, _, *_]):
+            return True
+        case layers.ReLU(negative_slope=slope, threshold=0, max_value=most):
+            return slope > 0 and most is not None
+    return False
 
 
 _METHODS: dict[str, Callable[[Graph, list[np.ndarray]], Any]] = {

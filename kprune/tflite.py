@@ -34,6 +34,13 @@ _FLOAT_ONLY = {"CEIL", "COS", "EXP", "FLOOR", "LOG", "ROUND", "SIN", "SQRT", "SQ
 _ROUNDING = (FakeQuant, Rescale, RescaleSum)
 _APART = {"is_average", "is_step", "is_scale"}
 
+_ONE_DIMENSIONAL = (
+    layers.Conv1D,
+    layers.Conv1DTranspose,
+    layers.SeparableConv1D,
+    layers.DepthwiseConv1D,
+)
+
 
 def to_tflite(model: Any, representative_data: object = None, format: str = "int8") -> bytes:
     """Convert a model to a flatbuffer of integers: int8 in, int8 out, int8 in between.
@@ -190,13 +197,15 @@ def layer_names(graph: Graph, network: Network) -> dict[int, str]:
 def check_operators(graph: Graph, network: Network, format: str) -> None:
     """Refuse operators that TensorFlow Lite Micro lacks, naming the layers they come from."""
     names = layer_names(graph, network)
-    refused = []
+    refused: list[str] = []
+    detours: list[str] = []
     for operator in network.operators:
         kind = operator.options.get("custom_code") or operator.name
         is_float = network.tensors[operator.outputs[0]].dtype == np.float32
+        is_end = kind == "DEQUANTIZE" and operator.outputs[0] in network.outputs
         if not has_operator(kind):
             why = ""
-        elif format != "float" and is_float and kind != "DEQUANTIZE":
+        elif format != "float" and is_float and not is_end:
             why = ", which the converter has in float only"
         elif not is_float and kind in _FLOAT_ONLY:
             why = ", which TensorFlow Lite Micro has in float only"
@@ -204,7 +213,10 @@ def check_operators(graph: Graph, network: Network, format: str) -> None:
             continue
         layer = names.get(operator.outputs[0])
         label = f"layer {layer!r}" if layer else "an unnamed part"
-        refused.append(f"{label} became {kind}{why}")
+        found = detours if kind == "DEQUANTIZE" else refused
+        found.append(f"{label} became {kind}{why}")
+    # Integers become floats for the sake of what is refused by itself, or for nothing.
+    refused = refused or detours
     if refused:
         raise UnsupportedOpError(
             f"TensorFlow Lite Micro cannot run this network in {format}: "
@@ -224,6 +236,8 @@ def _plain_model(graph: Graph, is_rounded: bool) -> keras.Model:
             copies[id(layer)] = copies[id(layer)].layer
         if isinstance(layer, layers.UpSampling2D) and layer.interpolation == "nearest":
             copies[id(layer)] = _NearestResize(layer.size, layer.data_format)
+        if isinstance(copies[id(layer)], _ONE_DIMENSIONAL) and _has_one_bias(layer):
+            copies[id(layer)] = _OneFilter(copies[id(layer)])
         copies[id(layer)].name = marked(layer.name, number)
 
     def call(step: Call, /, *args: Any, **kwargs: Any) -> Any:
@@ -248,6 +262,30 @@ def _plain_model(graph: Graph, is_rounded: bool) -> keras.Model:
     ]
     outputs = model(tree.pack_sequence_as(graph.inputs, inputs))
     return keras.Model(inputs, tree.flatten(outputs), name="plain")
+
+
+def _has_one_bias(layer: layers.Layer) -> bool:
+    return [w.shape for w in layer.weights if w.name == "bias"] == [(1,)]
+
+
+class _OneFilter(layers.Layer):
+    """Convolutions along a series: the bias of a single filter would stay an operator of its own.
+
+    It is added, and the activation applied, where there are two dimensions yet.
+    """
+
+    def __init__(self, layer: layers.Layer) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def build(self, shape: tuple[int, ...]) -> None:
+        self.layer.build(shape)
+        self.layer.use_bias = False
+        self.activation, self.layer.activation = self.layer.activation, None
+
+    def call(self, x: Any) -> Any:
+        sums = keras.ops.expand_dims(self.layer(x), 1)
+        return keras.ops.squeeze(self.activation(sums + self.layer.bias), 1)
 
 
 class _NearestResize(layers.Layer):

@@ -256,6 +256,17 @@ def test_a_bias_of_zeros_is_kept_from_the_converter_where_it_is_needed(name, is_
     np.testing.assert_allclose(bias, 0, atol=1e-29)
 
 
+@pytest.mark.parametrize("bias", [0.25, -3.0])
+def test_the_converter_gets_no_bias_that_is_the_same_in_all_channels(bias):
+    layer, _ = weighted("dense")
+    layer.layer.bias.assign([bias] * 5)
+
+    *_, plain = layer.plain_weights(is_rounded=True)
+
+    assert len(np.unique(plain)) == 2
+    np.testing.assert_allclose(plain, bias, rtol=1e-7)
+
+
 def test_rounded_weights_are_trained_by_the_gradient_of_the_rounding_left_out():
     layer = FakeQuantWeights(layers.Dense(2, use_bias=False), "kernel", (-1,))
     model = keras.Sequential([keras.Input((3,)), layer])

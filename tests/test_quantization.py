@@ -91,6 +91,12 @@ ROUNDED = {
     "mean of 24": lambda x, y: layers.GlobalAveragePooling1D()(
         layers.Reshape((24, 3))(layers.Cropping2D(((5, 0), (0, 0)))(x))
     ),
+    "mean of one": lambda x, y: layers.Dense(3)(
+        layers.GlobalAveragePooling2D(keepdims=True)(layers.Conv2D(3, 8)(x))
+    ),
+    "mean of one into a join": lambda x, y: layers.Concatenate()(
+        [layers.GlobalAveragePooling2D(keepdims=True)(layers.Conv2D(3, 8)(z)) for z in (x, y)]
+    ),
     "relu": lambda x, y: layers.ReLU()(x),
     "relu6": lambda x, y: layers.Activation("relu6")(x),
     "relu of half": lambda x, y: layers.ReLU(0.5)(x),
@@ -115,6 +121,7 @@ ROUNDED = {
         layers.Average()([x, y, layers.Conv2D(3, 1)(x)])
     ),
     "square": lambda x, y: layers.Multiply()([x, x]),
+    "log of softmax": lambda x, y: twice(y, layers.Activation("log_softmax")(y)),
     "into a join": lambda x, y: layers.Concatenate()([layers.Conv2D(2, 1)(x), y, x]),
     "into a join twice": lambda x, y: layers.Dense(3)(layers.Concatenate()([x, y, x])),
     "into a join and elsewhere": lambda x, y: twice(y, layers.Concatenate()([y, x])),
@@ -210,6 +217,17 @@ def test_a_relu_becomes_part_of_the_operator_in_front(kind):
     assert (names.count("RELU"), names.count("MINIMUM")) == (2, 1)
 
 
+@pytest.mark.parametrize("kind", ["Conv2D", "Conv2DTranspose", "DepthwiseConv2D", "Dense"])
+def test_a_bias_that_is_the_same_in_all_channels_keeps_the_scale_of_each(kind):
+    """The converter would store it once, in the scale of the first channel."""
+    keras.utils.set_random_seed(3)
+    _, shape, host = FUSING[kind]
+    inputs = keras.Input(shape)
+    network = keras.Model(inputs, host(inputs, bias_initializer=keras.initializers.Constant(2.0)))
+
+    assert_equal_on_the_device(network, samples(64, shape))
+
+
 ALWAYS_ZERO = {
     "softmax": lambda x: layers.Softmax()(x),
     "sigmoid": lambda x: layers.Activation("sigmoid")(x),
@@ -235,6 +253,22 @@ def test_both_interpreters_run_a_network_in_which_a_tensor_is_always_zero(reader
         np.testing.assert_allclose(scores, expected, atol=1 / 256)
 
 
+@pytest.mark.parametrize("units", [3, 10])
+def test_log_softmax_at_the_end_has_the_range_of_the_format(units):
+    """In a range of its own it would come back to float on its way there."""
+    require("tflite_micro")
+    x = samples(64, (4,))
+    network = model_of(layers.Dense(units, activation="log_softmax"), shape=(4,))
+    aware = with_moved_ranges(kprune.quantize_aware(network, x))
+
+    flatbuffer = kprune.to_tflite(aware, x)
+
+    assert [op.name for op in read(flatbuffer).operators] == ["FULLY_CONNECTED", "LOG_SOFTMAX"]
+    scores = kprune.run_tflite(flatbuffer, x, "tflm")
+    # It is not rounded there, and the device has it from tables.
+    np.testing.assert_allclose(scores, aware.predict(x, verbose=0), atol=1 / 16)
+
+
 def test_no_layer_gets_the_name_of_an_input():
     names = ("relu_rounded", "conv_rescaled", "mean_rounded", "mean_carried", "sum_part")
     inputs = [keras.Input((6, 6, 2), name=name) for name in names]
@@ -246,6 +280,19 @@ def test_no_layer_gets_the_name_of_an_input():
     ready = kprune.quantize_aware(model, [x] * len(names))
 
     assert [t.name for t in ready.inputs] == list(names)
+
+
+def test_an_input_that_nothing_reads_stays_as_it_is():
+    require("tflite_micro")
+    ignored, read_one = keras.Input((4,), name="ignored"), keras.Input((5,), name="read")
+    model = keras.Model([ignored, read_one], layers.Dense(3)(read_one))
+    x = [samples(64, (4,)), samples(64, (5,))]
+
+    aware = kprune.quantize_aware(model, x)
+    scores = kprune.run_tflite(kprune.to_tflite(aware, x), x, "tflm")
+
+    assert [t.name for t in aware.inputs] == ["ignored", "read"]
+    np.testing.assert_allclose(scores, aware.predict(x, verbose=0), atol=1e-6)
 
 
 def test_the_device_is_left_out_while_training():
@@ -388,6 +435,62 @@ def test_refuses_all_layers_it_cannot_round_by_name():
 
     with pytest.raises(kprune.UnsupportedLayerError, match=r"'norm' .*'memory' \(GRU\)"):
         kprune.quantize_aware(model, samples())
+
+
+# Layers that int8 lacks on the device, the shape of their input; and what it has of the same layer.
+FLOAT_ONLY = {
+    "a layer": (layers.ELU, {}, (4,), None),
+    "an activation": (layers.Activation, {"activation": "gelu"}, (4,), {"activation": "silu"}),
+    "inside": (layers.Dense, {"units": 2, "activation": "elu"}, (4,), {"units": 2}),
+    "separable": (
+        layers.SeparableConv2D,
+        {"filters": 2, "kernel_size": 3, "activation": "softplus"},
+        SHAPE,
+        {"filters": 2, "kernel_size": 3, "activation": "tanh"},
+    ),
+    "two axes": (layers.Softmax, {"axis": (1, 2)}, SHAPE, {"axis": (1,)}),
+    "slope and bound": (
+        layers.ReLU,
+        {"max_value": 0.7, "negative_slope": 0.1},
+        (4,),
+        {"negative_slope": 0.1},
+    ),
+    "upsampling": (layers.UpSampling1D, {"size": 2}, (5, 4), {"size": 1}),
+    "repeated": (layers.RepeatVector, {"n": 2}, (4,), {"n": 1}),
+    "bicubic": (
+        layers.UpSampling2D,
+        {"interpolation": "bicubic"},
+        SHAPE,
+        {"interpolation": "bilinear"},
+    ),
+    "dilated": (
+        layers.Conv2DTranspose,
+        {"filters": 2, "kernel_size": 3, "dilation_rate": 2},
+        SHAPE,
+        {"filters": 2, "kernel_size": 3},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FLOAT_ONLY)
+def test_refuses_before_the_training_what_int8_lacks_after_it(case):
+    kind, refused, shape, _ = FLOAT_ONLY[case]
+    model = keras.Sequential([keras.Input(shape), kind(**refused, name="culprit")])
+    x = samples(16, shape)
+
+    with pytest.raises(kprune.UnsupportedLayerError, match=rf"'culprit' \({kind.__name__}\)"):
+        kprune.quantize_aware(model, x)
+    with pytest.raises(ValueError, match=r"cannot"):  # Nor is there a way without training.
+        kprune.to_tflite(model, x)
+
+
+@pytest.mark.parametrize("case", [name for name, (*_, taken) in FLOAT_ONLY.items() if taken])
+def test_takes_the_same_layers_where_int8_has_them(case):
+    kind, _, shape, taken = FLOAT_ONLY[case]
+    model = keras.Sequential([keras.Input(shape), kind(**taken)])
+    x = samples(16, shape)
+
+    assert kprune.to_tflite(kprune.quantize_aware(model, x), x)
 
 
 def test_refuses_masks_and_unknown_methods():

@@ -1,5 +1,6 @@
 """The flatbuffer is int8 throughout, and bad calibration data are refused."""
 
+import dataclasses
 import functools
 
 import keras
@@ -11,6 +12,9 @@ from keras import layers
 from kprune import UnsupportedOpError, add_masks, quantize_aware, repack, run_tflite, to_tflite
 from kprune.demo import digits_network, load_digits
 from kprune.flatbuffer import read
+from kprune.graph import read_graph
+from kprune.network import Network
+from kprune.tflite import check_operators
 from kprune.tflm import measure_arena
 
 X = load_digits()[0][0][:64]
@@ -188,3 +192,21 @@ def test_loops_on_which_the_converter_would_crash_are_refused(layer: layers.Laye
 
     with pytest.raises(UnsupportedOpError, match=r"loop .*'memory' \(.*unroll=True"):
         to_tflite(model, np.random.default_rng(0).normal(size=(20, *shape)))
+
+
+def with_dequantize(network: Network, place: int) -> Network:
+    """One of the operators replaced by one that gives floats."""
+    operators, tensors = list(network.operators), list(network.tensors)
+    index = operators[place].outputs[0]
+    operators[place] = dataclasses.replace(operators[place], name="DEQUANTIZE")
+    tensors[index] = dataclasses.replace(tensors[index], dtype=np.dtype("float32"))
+    return dataclasses.replace(network, operators=tuple(operators), tensors=tuple(tensors))
+
+
+def test_floats_are_refused_between_integers_and_taken_at_the_end() -> None:
+    model, flatbuffer = digits()
+    graph, network = read_graph(model), read(flatbuffer)
+
+    check_operators(graph, with_dequantize(network, -1), "int8")
+    with pytest.raises(UnsupportedOpError, match=r"became DEQUANTIZE, which .* in float only"):
+        check_operators(graph, with_dequantize(network, 0), "int8")
