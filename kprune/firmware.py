@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,7 +166,14 @@ def golden_source(model: Mapping[str, str], count: int, seed: int = 2463534242) 
         seeds = [(seed + i * 0x9E3779B9) % (1 << 32) or 1 for i in range(count)]
         rows = np.stack([random_input(s, network.input_size) for s in seeds])
         outputs = simulate(folder, split(rows, network.inputs)).outputs
-    return _golden_text(seeds, np.hstack(listed(outputs)))
+    return _golden_text(_origin(model, network.name), seeds, np.hstack(listed(outputs)))
+
+
+def _origin(model: Mapping[str, str], name: str) -> str:
+    """Which network it is, as the generated C says it: its hash tells two of one name apart."""
+    # Behind the word in a file of to_c, on the next line of the comment in one of to_c_array.
+    digest = re.search(r"\bsha256[\s*]+([0-9a-f]{16})", model.get(f"{name}.h", ""))
+    return f"{name}.tflite (sha256 {digest[1]})" if digest else name
 
 
 def random_input(seed: int, size: int) -> NDArray[np.int8]:
@@ -189,14 +196,17 @@ def random_input(seed: int, size: int) -> NDArray[np.int8]:
     return values.view(np.int8)
 
 
-def _golden_text(seeds: list[int], outputs: NDArray[np.int8]) -> str:
+def _golden_text(origin: str, seeds: list[int], outputs: NDArray[np.int8]) -> str:
     rows = [
         "    " + " ".join(f"{value}," for value in row[i : i + 16])
         for row in outputs.tolist()
         for i in range(0, len(row), 16)
     ]
     lines = [
-        "/* Golden vectors: what the network gave on the computer that wrote this project. */",
+        "/* Golden vectors: what this network gave on the computer that wrote the project,",
+        f" * {origin}.",
+        " * `test` fails with any other: after another `kprune to-c` or `kprune to-c-array`, write",
+        " * the project anew with `kprune firmware`. */",
         "#include <stddef.h>",
         "#include <stdint.h>",
         "",
@@ -246,7 +256,10 @@ def _arduino_library(
 
 
 def _library_properties(name: str, board: Board, runtime: str) -> str:
-    text = _filled("arduino/library.properties.in", name, board)
+    needs = "Standard C without dependencies"
+    if runtime == "tflm":
+        needs = "The flatbuffer for TensorFlow Lite Micro"
+    text = _filled("arduino/library.properties.in", name, board, {"needs": needs})
     return text + (f"depends={_TFLM_LIBRARY.split()[0]}\n" if runtime == "tflm" else "")
 
 
@@ -281,7 +294,7 @@ def _stm32_project(
     app = sorted({path.name for path in (tree / "app").iterdir()} - unused)
     own = sorted(path.name for path in (tree / "boards" / board.name).iterdir())
     return {
-        "README.md": _readme("stm32", name, board, runtime),
+        "README.md": _stm32_readme(model, name, board, runtime),
         "Makefile": _for_board(_source(".", "Makefile"), "BOARD ?= host", board),
         "CMakeLists.txt": _for_board(_source(".", "CMakeLists.txt"), "set(BOARD host", board),
         **{f"app/{file}": _source("app", file) for file in app},
@@ -310,16 +323,44 @@ def _source(folder: str, file: str) -> str:
     return (microcontroller() / folder / file).read_text("utf-8")
 
 
-def _filled(template: str, name: str, board: Board) -> str:
+def _filled(template: str, name: str, board: Board, more: Mapping[str, str] | None = None) -> str:
     words = {"name": name, "NAME": name.upper(), "board": board.name, "title": board.title}
     words["MODEL"] = ".."  # from an Arduino library's src/kprune/ to its src/
+    words |= more or {}
     text = (microcontroller() / template).read_text("utf-8")
     return re.sub(r"@(\w+)@", lambda word: words[word[1]], text)
 
 
-def _readme(folder: str, name: str, board: Board, runtime: str) -> str:
-    text = _filled(f"{folder}/README.md.in", name, board)
+def _readme(
+    folder: str, name: str, board: Board, runtime: str, more: Mapping[str, str] | None = None
+) -> str:
+    text = _filled(f"{folder}/README.md.in", name, board, more)
     return text + ("\n" + _source(folder, "README_tflm.md") if runtime == "tflm" else "")
+
+
+def _stm32_readme(model: Mapping[str, str], name: str, board: Board, runtime: str) -> str:
+    tools = _flash_tools(_source(f"boards/{board.name}", "board.mk"))
+    words = {
+        "model": _model_row(model, name, runtime),
+        "tools": "to flash " + " or ".join(f"`{tool}`" for tool in tools) if tools else "QEMU",
+        "packages": _FLASH_TOOLS[tools[0]].package if tools else "qemu-system-arm",
+        "start": _source("stm32", "start_flash.md" if tools else "start_sim.md").rstrip(),
+    }
+    return _readme("stm32", name, board, runtime, words)
+
+
+def _model_row(model: Mapping[str, str], name: str, runtime: str) -> str:
+    command = "kprune to-c"
+    row = f"the network {_origin(model, name)}, as `{command}` wrote it"
+    if runtime == "tflm":
+        command = "kprune to-c-array --style arduino"
+        row = f"the network {_origin(model, name)}: the flatbuffer as a C array"
+    if _GOLDEN not in model:
+        return row
+    return (
+        f"{row}; and its golden vectors, which no other network gives: after another `{command}`, "
+        f"write the project anew, or delete `{_GOLDEN}` and do without `test`"
+    )
 
 
 def write_project(files: Mapping[str, str], folder: str | Path) -> Path:
@@ -368,7 +409,8 @@ def flash(folder: str | Path, port: str | None = None) -> str:
         What the tools said.
 
     Raises:
-        ValueError: The folder is no project, or an Arduino board needs `port`.
+        ValueError: The folder is no project, an Arduino board needs `port`, or nothing flashes
+            the board.
         ToolNotFoundError: No tool that can flash the board is installed.
         RuntimeError: No board is plugged in, or the build, or the tool, failed; the message has
             its last words.
@@ -401,19 +443,52 @@ def _arduino_commands(sketch: Path, port: str | None) -> list[list[str]]:
     return [[tool, "compile", str(sketch)], upload]
 
 
+class _FlashTool(NamedTuple):
+    setting: str  # in board.mk; a board without it is not flashed by this tool
+    package: str  # Debian's
+
+
+_FLASH_TOOLS = {
+    "st-flash": _FlashTool("ORIGIN", "stlink-tools"),
+    "openocd": _FlashTool("OPENOCD", "openocd"),
+}
+
+
+def _flash_tools(settings: str) -> list[str]:
+    """The tools that can flash a board, by the text of its `board.mk`."""
+    named = set(re.findall(r"^(\w+) *= *\S", settings, re.MULTILINE))
+    return [name for name, tool in _FLASH_TOOLS.items() if tool.setting in named]
+
+
 def _stm32_commands(folder: Path) -> list[list[str]]:
+    flash_tools = _project_flash_tools(folder)
     for tool in ("make", "arm-none-eabi-gcc"):
         if shutil.which(tool) is None:
             raise ToolNotFoundError(
                 f"flashing needs `{tool}`, which is not on PATH. "
                 "On Debian: apt install make gcc-arm-none-eabi libnewlib-arm-none-eabi."
             )
-    if not (shutil.which("st-flash") or shutil.which("openocd")):
+    if not any(shutil.which(tool) for tool in flash_tools):
+        packages = (f"apt install {_FLASH_TOOLS[tool].package}" for tool in flash_tools)
         raise ToolNotFoundError(
-            "flashing an STM32 board needs `st-flash` or `openocd`, and neither is on PATH. "
-            "On Debian: apt install stlink-tools, or apt install openocd."
+            f"flashing this board needs {' or '.join(f'`{tool}`' for tool in flash_tools)} "
+            f"on PATH. On Debian: {', or '.join(packages)}."
         )
     return [["make", "-C", str(folder)], ["make", "-C", str(folder), "flash"]]
+
+
+def _project_flash_tools(folder: Path) -> list[str]:
+    makefile = (folder / "Makefile").read_text("utf-8")
+    board = re.search(r"^BOARD \?= (\S+)", makefile, re.MULTILINE)
+    settings = folder / "boards" / (board[1] if board else "") / "board.mk"
+    if board is None or not settings.is_file():
+        return list(_FLASH_TOOLS)  # the user's own Makefile by now: it knows
+    tools = _flash_tools(settings.read_text("utf-8"))
+    if not tools:
+        raise ValueError(
+            f"nothing here flashes {board[1]}: `make -C {folder} sim` runs the program in QEMU."
+        )
+    return tools
 
 
 # How st-flash, OpenOCD (ST-LINK, CMSIS-DAP) and arduino-cli (itself, bossac) say so.

@@ -1,5 +1,6 @@
 """Firmware projects: what the protocol answers, that each one builds, how it is flashed."""
 
+import hashlib
 import math
 import os
 import re
@@ -16,6 +17,7 @@ from conftest import require
 
 from kprune.boards import BOARDS
 from kprune.building import build, microcontroller, read_network
+from kprune.c.array import to_c_array
 from kprune.c.files import write_files
 from kprune.c.network import to_c
 from kprune.errors import ToolNotFoundError
@@ -200,6 +202,52 @@ def test_golden_vectors_of_several_inputs_and_outputs_are_reproduced(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("runtime", ["c", "tflm"])
+def test_golden_vectors_and_readme_say_of_which_network_they_are(runtime, flatbuffer):
+    require("make", "cc")
+
+    files = firmware(flatbuffer, "nucleo_f446re", "net", runtime, golden=1)
+
+    origin = f"net.tflite (sha256 {hashlib.sha256(flatbuffer).hexdigest()[:16]})"
+    assert origin in to_c(flatbuffer, "net")["net.h"]
+    assert origin in files["model/golden-vectors.c"]
+    assert "write\n * the project anew with `kprune firmware`" in files["model/golden-vectors.c"]
+    [row] = [line for line in files["README.md"].splitlines() if line.startswith("| `model/` |")]
+    command = {"c": "kprune to-c", "tflm": "kprune to-c-array --style arduino"}[runtime]
+    assert origin in row and f"after another `{command}`, write the project anew" in row
+    assert ("as `kprune to-c` wrote it" in row) == (runtime == "c")
+
+
+def test_a_hand_written_network_has_golden_vectors_of_its_name():
+    require("make", "cc")
+
+    assert "\n * tiny.\n" in golden_source(MODEL, 1)
+
+
+def test_a_project_without_golden_vectors_does_not_speak_of_them(flatbuffer):
+    files = firmware(flatbuffer, "nucleo_f446re", "net", golden=0)
+
+    assert "golden vectors" not in files["README.md"]
+
+
+def test_a_built_project_builds_again_when_its_golden_vectors_are_deleted(tmp_path):
+    require("make", "cmake", "cc")
+    project = write_project(firmware(MODEL, "stm32f405", "tiny", golden=1), tmp_path / "project")
+    # This computer stands in for the board.
+    shutil.copytree(microcontroller() / "boards" / "host", project / "boards" / "host")
+    make = ["make", "-s", "BOARD=host"]
+    cmake = ["cmake", "--build", "b"]
+    for command in (make, ["cmake", "-B", "b", "-DBOARD=host", "."], cmake):
+        subprocess.run(command, cwd=project, check=True, capture_output=True)
+
+    project.joinpath("model", "golden-vectors.c").unlink()
+
+    for command, elf in ((make, "build/host/firmware.elf"), (cmake, "b/firmware.elf")):
+        subprocess.run(command, cwd=project, check=True, capture_output=True)
+        said = subprocess.run([project / elf], input=b"test\n", capture_output=True).stdout
+        assert said.endswith(b"\nerror this program has no golden vectors\n")
+
+
 # Projects
 
 
@@ -308,7 +356,7 @@ def test_the_arduino_sketch_compiles_and_answers(tmp_path):
 
     said = subprocess.run(
         [sketch_of(project, tmp_path)],
-        input="version\ntest\nrun 1 2 3 4 5 6\n",
+        input="version\ntest\nrun 1 2 3 4 5 6\nstack\n",
         capture_output=True,
         text=True,
     ).stdout
@@ -318,6 +366,7 @@ def test_the_arduino_sketch_compiles_and_answers(tmp_path):
         "ok kprune 1 tiny uno_r4",
         "ok 3",
         "ok 5 25 61",
+        "ok 0",
     ]
 
 
@@ -488,10 +537,33 @@ def test_without_the_library_the_build_says_what_it_needs(flatbuffer, tmp_path):
         assert "this model needs TensorFlow Lite Micro" in said.stderr
 
 
+def test_a_model_folder_with_the_files_of_two_styles_is_refused(flatbuffer, tmp_path):
+    require("make", "cmake")
+    project = write_project(firmware(flatbuffer, "stm32f405", "net", "tflm", 0), tmp_path / "net")
+    write_files(to_c_array(flatbuffer, "net"), project / "model")
+
+    for command in (["make"], ["cmake", "-B", "b", "."]):
+        said = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+        assert said.returncode != 0
+        assert "holds several networks" in said.stderr
+
+
+def test_a_project_is_cleaned_without_the_library_and_with_any_model(flatbuffer, tmp_path):
+    require("make")
+    project = write_project(firmware(flatbuffer, "stm32f405", "net", "tflm", 0), tmp_path / "net")
+    write_files(to_c_array(flatbuffer, "net"), project / "model")
+    (project / "build" / "stm32f405").mkdir(parents=True)
+
+    subprocess.run(["make", "-C", project, "clean"], check=True)
+
+    assert not (project / "build" / "stm32f405").exists()
+
+
 def test_an_arduino_library_for_tensorflow_lite_micro_names_its_dependency(flatbuffer):
     files = firmware(flatbuffer, "nano33ble", "net", "tflm", golden=0)
 
     assert "depends=Chirale_TensorFLowLite\n" in files["library.properties"]
+    assert "without dependencies" not in files["library.properties"]
     assert "- Chirale_TensorFLowLite (2.0.0)" in files["examples/net_serial/sketch.yaml"]
     assert "AddDepthwiseConv2D" in files["src/net_gen_micro_mutable_op_resolver.h"]
 
@@ -613,6 +685,14 @@ def test_an_stm32_project_is_flashed_by_its_makefile(tools, projects):
     assert tools.calls() == [f"make -C {project}", f"make -C {project} flash"]
 
 
+def stand_in_for_the_compiler(tools, tmp_path):
+    """All that the Makefile itself runs, and nothing that may flash."""
+    for name in ("gcc", "g++", "objcopy", "size"):
+        tools(f"arm-none-eabi-{name}")
+    for name in ("make", "grep", "tr", "mkdir", "sed"):
+        tmp_path.joinpath("bin", name).symlink_to(shutil.which(name, path="/usr/bin:/bin"))
+
+
 @pytest.mark.parametrize(
     "tool, arguments",
     [
@@ -621,16 +701,85 @@ def test_an_stm32_project_is_flashed_by_its_makefile(tools, projects):
     ],
 )
 def test_make_flash_calls_the_tool_that_is_there(tool, arguments, tools, projects, tmp_path):
-    # All that the Makefile itself runs, and of what may flash nothing but the stand-in.
-    for name in ("gcc", "objcopy", "size"):
-        tools(f"arm-none-eabi-{name}")
-    for name in ("make", "grep", "tr", "mkdir", "sed"):
-        tmp_path.joinpath("bin", name).symlink_to(shutil.which(name, path="/usr/bin:/bin"))
+    stand_in_for_the_compiler(tools, tmp_path)
     tools(tool)
 
     subprocess.run(["make", "-s", "-C", projects["nucleo_f446re"], "flash"], check=True)
 
     assert re.fullmatch(rf"{tool} {arguments}", tools.calls()[-1])
+
+
+def test_the_library_of_tensorflow_lite_micro_is_named_in_the_environment_of_flash(
+    flatbuffer, tools, tmp_path, monkeypatch
+):
+    project = write_project(firmware(flatbuffer, "nucleo_f446re", "net", "tflm", 0), tmp_path / "p")
+    library = tmp_path / "tflm" / "gen" / "a" / "lib" / "libtensorflow-microlite.a"
+    library.parent.mkdir(parents=True)
+    library.touch()
+    monkeypatch.setenv("TFLM", str(tmp_path / "tflm"))
+    stand_in_for_the_compiler(tools, tmp_path)
+    tools("st-flash")
+
+    flash(project)
+
+    assert re.match("st-flash .* write build/nucleo_f446re/firmware.bin", tools.calls()[-1])
+    assert "TFLM=/path/to/tflite-micro kprune flash ." in (project / "README.md").read_text()
+
+
+NEEDS_ST_FLASH = r"st-flash \(Debian: apt install stlink-tools\)"
+NEEDS_OPENOCD = r"openocd \(Debian: apt install openocd\)"
+
+
+@pytest.mark.parametrize(
+    "board, present, message",
+    [
+        ("mps2-an386", "openocd", "nothing here flashes mps2-an386: `make sim` runs it in QEMU"),
+        ("microbit", "st-flash", f"flashing microbit needs {NEEDS_OPENOCD}"),
+        ("stm32f405", "size", f"flashing stm32f405 needs {NEEDS_ST_FLASH} or {NEEDS_OPENOCD}"),
+    ],
+)
+def test_make_flash_names_only_the_tools_that_can_flash_the_board(
+    board, present, message, tools, tmp_path
+):
+    project = write_project(firmware(MODEL, board, "tiny", golden=0), tmp_path / "project")
+    stand_in_for_the_compiler(tools, tmp_path)
+    tools(present)
+
+    said = subprocess.run(["make", "-s", "-C", project, "flash"], capture_output=True, text=True)
+
+    assert said.returncode != 0
+    assert re.fullmatch(message, said.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    "board, present, error, message",
+    [
+        ("mps2-an386", "openocd", ValueError, "nothing here flashes mps2-an386: .* sim` runs"),
+        ("microbit", "st-flash", ToolNotFoundError, "needs `openocd` on PATH.*install openocd"),
+    ],
+)
+def test_flash_names_only_the_tools_that_can_flash_the_board(
+    board, present, error, message, tools, tmp_path
+):
+    project = write_project(firmware(MODEL, board, "tiny", golden=0), tmp_path / "project")
+    stand_in_for_the_compiler(tools, tmp_path)
+    tools(present)
+
+    with pytest.raises(error, match=message):
+        flash(project)
+
+
+@pytest.mark.parametrize("board", BARE_METAL)
+def test_the_readme_tells_to_flash_only_a_board_that_something_flashes(board):
+    readme = firmware(MODEL, board, "tiny", golden=0)["README.md"]
+
+    settings = (microcontroller() / "boards" / board / "board.mk").read_text()
+    st_flash, openocd, qemu = (f"\n{word} " in settings for word in ("ORIGIN", "OPENOCD", "QEMU"))
+    assert ("Plug the board in" in readme) == ("make flash" in readme) == (st_flash or openocd)
+    assert ("make sim" in readme) == (not (st_flash or openocd))
+    assert st_flash or openocd or qemu  # or the README would send people nowhere
+    assert ("`st-flash`" in readme, "`openocd`" in readme) == (st_flash, openocd)
+    assert "on the any" not in readme and "@" not in readme
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,20 @@ def test_the_same_file_gives_the_same_text():
     assert all(max(map(len, text.splitlines())) <= 100 for text in files.values())
 
 
+@pytest.mark.parametrize("style", STYLES)
+def test_every_file_names_the_style_that_makes_it_again(style):
+    flatbuffer = flatbuffer_zoo.dense_network()
+    network = kprune_flatbuffer.read(flatbuffer)
+    ends = [network.tensors[end] for end in (network.inputs[0], network.outputs[0])]
+    test_data = tuple(np.zeros((1, end.size), np.int8) for end in ends)
+
+    files = to_c_array(flatbuffer, "gesture", style, test_data=test_data)
+
+    asking = [name for name, text in files.items() if "Do not edit" in text]
+    assert {*STYLES[style][:2], "gesture_test_data.h"} < set(asking)
+    assert all(f"run `kprune to-c-array --style {style}` again" in files[name] for name in asking)
+
+
 def test_several_inputs_and_outputs_are_numbered():
     net = flatbuffer_zoo.Builder()
     x = net.add(net.input((1, 2, 2, 1)), net.input((1, 2, 2, 3)))
