@@ -32,6 +32,7 @@ from kprune.masking import add_masks
 from kprune.report import Profile, plot_run, profile
 from kprune.simulation import simulate
 from kprune.slimming import slim
+from kprune.sweeping import claim
 from kprune.tflite import to_tflite
 
 BUDGET = Budget(macs=0.25)
@@ -79,10 +80,12 @@ def run_demo(folder: Path, console: Console | None = None) -> dict:
 
     Raises:
         ToolNotFoundError: scikit-learn or TensorFlow Lite Micro is not installed.
+        OSError: The folder cannot be made or written to.
     """
     console = console or Console(quiet=True)
     keras.utils.set_random_seed(0)
     data = load_digits()
+    claim(folder)
     (x, _), _ = data
     dense = digits_network()
     masked = add_masks(dense)

@@ -153,7 +153,7 @@ def input_rows(x: Any, network: NetworkFiles) -> NDArray[np.int8]:
     Raises:
         ValueError: The number of arrays or of values does not suit the network, or there is a NaN
             among them.
-        TypeError: An array is neither floating point nor int8.
+        TypeError: An array is neither floating point nor int8, such as one of text.
     """
     # Nested lists of numbers are one array; a list of arrays has one for each input.
     several = isinstance(x, list | tuple) and any(isinstance(values, np.ndarray) for values in x)
@@ -172,10 +172,15 @@ def input_rows(x: Any, network: NetworkFiles) -> NDArray[np.int8]:
 
 
 def _rows(x: np.ndarray, part: Part, label: str, name: str) -> NDArray[np.int8]:
-    if x.ndim < 1 or x.shape[0] == 0 or x.size // x.shape[0] != part.size:
+    if x.dtype.kind not in "biufc":
+        raise TypeError(
+            f"network {name!r} takes numbers, but {label} is an array of {_content(x.dtype)}. "
+            "Expected floating point (real values) or int8 (quantised values)."
+        )
+    if x.ndim < 1 or x.size == 0 or x.size // x.shape[0] != part.size:
         raise ValueError(
             f"network {name!r} takes inputs of {part.size} values, but {label} has "
-            f"shape {x.shape}. The first axis counts inputs: pass x[:1] for one of them."
+            f"shape {x.shape}{_cure(x, part, label)}."
         )
     rows = x.reshape(len(x), part.size)
     if rows.dtype == np.int8:
@@ -187,6 +192,18 @@ def _rows(x: np.ndarray, part: Part, label: str, name: str) -> NDArray[np.int8]:
             "quantised."
         )
     return to_steps(rows, part.scale, part.zero)
+
+
+def _content(dtype: np.dtype) -> str:
+    return "text" if dtype.kind in "US" else str(dtype)
+
+
+def _cure(x: np.ndarray, part: Part, label: str) -> str:
+    if x.size == 0:
+        return ": it is empty. Pass at least one input"
+    if x.size == part.size:
+        return f". The first axis counts inputs: for this one, pass {label}[None]"
+    return f". The first axis counts inputs: expected (inputs, ...) with {part.size} values each"
 
 
 def _values(reply: str, board: str) -> list[int]:

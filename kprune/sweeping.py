@@ -1,5 +1,6 @@
 """Many budgets, one folder each: what accuracy costs in MACs, flash and RAM."""
 
+import contextlib
 import json
 import re
 import runpy
@@ -61,15 +62,19 @@ def sweep(
         `error.txt` in its folder, and is tried again by the next sweep.
 
     Raises:
-        ValueError: No budget, the same one twice, or jobs below 1.
+        ValueError: No budget, the same one twice, jobs below 1, or a damaged `point.json`.
+        TypeError: `budgets` is no list of budgets.
         FileNotFoundError: There is no such Python file.
+        OSError: The folder cannot be made or written to.
         ToolNotFoundError: `jobs` is above 1 and joblib is not installed.
     """
     folder = Path(folder)
+    _check_budgets(budgets)
     _check(budgets, jobs)
     if not callable(train):
         train = _FromFile(Path(train))
         train.check()
+    claim(folder)
     todo = [budget for budget in budgets if _read(folder, budget) is None]
     failed = dict(_run([(train, budget, folder) for budget in todo], jobs))
     points = [
@@ -78,6 +83,16 @@ def sweep(
     ]
     _plot([point for point in points if "error" not in point], folder / "sweep.png")
     return points
+
+
+def claim(folder: Path) -> None:
+    """Make a folder and write to it once: after a training it is late to hear that one cannot.
+
+    Raises:
+        OSError: The folder cannot be made or written to.
+    """
+    for probe in write_files({".kprune-probe": ""}, folder):
+        probe.unlink()
 
 
 def name_of(budget: Budget) -> str:
@@ -113,6 +128,15 @@ class _FromFile:
                 '{"accuracy": ...}): sweep calls it once for each budget.'
             )
         return names["train"](prune)
+
+
+def _check_budgets(budgets: Any) -> None:
+    several = isinstance(budgets, list | tuple)
+    if not several or not all(isinstance(budget, Budget) for budget in budgets):
+        raise TypeError(
+            "budgets must be a list of Budget objects, such as [Budget(macs=0.5), "
+            f"Budget(macs=0.25)], got {budgets!r}."
+        )
 
 
 def _check(budgets: Sequence[Budget], jobs: int) -> None:
@@ -155,13 +179,23 @@ def _try(train: Train, budget: Budget, folder: Path) -> tuple[str, str]:
 
 def _files(train: Train, budget: Budget) -> dict[str, bytes | str]:
     keras.backend.clear_session()
-    masked, metrics = train(PruneCallback(budget, verbose=0))
-    if not metrics:
-        raise ValueError('train must return a model and its figures, such as {"accuracy": 0.91}.')
+    masked, metrics = _returned(train(PruneCallback(budget, verbose=0)))
     small = slim(masked)
     figures = {key: float(value) for key, value in metrics.items()}
     point = {**_key(budget), "metrics": figures, **_costs(small)}
     return {"slim.keras": _saved(small), "point.json": json.dumps(point, indent=2) + "\n"}
+
+
+def _returned(result: Any) -> tuple[keras.Model, Mapping[str, float]]:
+    """What `train` returned, if it is a model and its figures."""
+    match result:
+        case keras.Model() as masked, Mapping() as metrics if metrics:
+            return masked, metrics
+    got = result if isinstance(result, tuple) else (result,)
+    raise TypeError(
+        "train must return the masked model and at least one figure, as in "
+        f'(masked, {{"accuracy": 0.91}}), got {", ".join(type(each).__name__ for each in got)}.'
+    )
 
 
 def _costs(model: keras.Model) -> dict[str, int]:
@@ -187,17 +221,27 @@ def _key(budget: Budget) -> dict[str, Any]:
 
 def _read(folder: Path, budget: Budget) -> dict | None:
     path = folder / name_of(budget) / "point.json"
-    return json.loads(path.read_text("utf-8")) if path.is_file() else None
+    if not path.is_file():
+        return None
+    with contextlib.suppress(ValueError):  # What is no JSON, and what is no UTF-8.
+        point = json.loads(path.read_text("utf-8"))
+        if isinstance(point, dict) and point.get("metrics"):
+            return point
+    raise ValueError(
+        f"{path} is damaged: expected the figures of a point, as sweep writes them. Delete it, and "
+        "the point is trained anew."
+    )
 
 
 def _plot(points: Sequence[Mapping], path: Path) -> None:
     import matplotlib.figure
     import matplotlib.ticker
 
+    metric = next((name for point in points for name in point["metrics"]), None)
+    points = [point for point in points if metric in point["metrics"]]
     kinds = [kind for kind in KINDS if kind != "params" and any(kind in p for p in points)]
     if not kinds:
         return
-    metric = next(iter(points[0]["metrics"]))
     figure = matplotlib.figure.Figure(figsize=(4.5 * len(kinds), 4), layout="constrained")
     for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         known = sorted((p[kind], p["metrics"][metric]) for p in points if kind in p)

@@ -12,6 +12,7 @@ import pytest
 from conftest import require
 
 from kprune import add_masks, close_channels, repack, run_tflite
+from kprune.boards import BOARDS
 from kprune.cli import COMMANDS, main
 from kprune.demo import digits_network
 from kprune.flatbuffer import read
@@ -29,7 +30,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "empty.npz", z=np.zeros(3))
     np.save(folder / "scalar.npy", np.float32(1))
     (folder / "net.tflite").write_bytes(zoo.plain_network())
+    damage(folder)
     return folder
+
+
+def damage(folder: Path) -> None:
+    """Files that are not what their names say."""
+    whole = (folder / "masked.keras").read_bytes()
+    half = len(whole) // 2
+    (folder / "cut.keras").write_bytes(whole[:half])
+    (folder / "flipped.keras").write_bytes(
+        whole[:half] + bytes([whole[half] ^ 255]) + whole[half + 1 :]
+    )
+    (folder / "cut.tflite").write_bytes(zoo.plain_network()[:1000])
+    (folder / "cut.npy").write_bytes((folder / "x.npy").read_bytes()[:1000])
+    (folder / "arrays.keras").write_bytes((folder / "empty.npz").read_bytes())
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: object) -> dict:
@@ -152,6 +167,37 @@ def test_boards_and_projects_in_commands(folder: Path, capsys: pytest.CaptureFix
     assert all((folder / "fw" / file).is_file() for file in written["files"])
 
 
+@pytest.mark.parametrize(("is_terminal", "columns"), [(True, 60), (True, 80), (False, 80)])
+def test_the_names_of_the_boards_are_whole_however_narrow_the_output(
+    is_terminal: bool,
+    columns: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "dumb")  # No colours.
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: is_terminal)
+
+    assert main(["boards"]) == 0
+
+    out = capsys.readouterr().out
+    assert set(BOARDS) <= set(out.split())
+    assert "…" not in out
+    if columns == 80:  # A line for each board.
+        rows = [line.split() for line in out.splitlines()]
+        assert [
+            "stm32f405",
+            "cortex-m4",
+            "168",
+            "1,024",
+            "128",
+            "qemu,",
+            "renode",
+            "bare-metal",
+        ] in rows
+        assert max(map(len, out.splitlines())) <= 80
+
+
 @pytest.mark.parametrize("word", COMMANDS)
 def test_every_command_explains_itself(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
@@ -163,16 +209,44 @@ def test_every_command_explains_itself(word: str, capsys: pytest.CaptureFixture[
     assert "--json" in text
 
 
+READERS = [
+    "inspect {}",
+    "repack {} -o small.tflite",
+    "to-c {} -o c",
+    "to-c-array {} -o c",
+    "firmware {} --board uno_r4 -o fw2",
+    "validate masked.keras {} --data x.npy",
+]
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         ("slim missing.keras -o s.keras", "No such file: missing.keras"),
-        ("slim net.tflite -o s.keras", "net.tflite"),
+        ("slim net.tflite -o s.keras", "net.tflite is no .keras file. Expected a model saved by"),
+        ("summary cut.keras", "cut.keras is damaged, cut short or no .keras file"),
+        ("summary flipped.keras", "flipped.keras is damaged, cut short or no .keras file"),
+        ("summary arrays.keras", "arrays.keras is damaged, cut short or no .keras file"),
         ("slim masked.keras -o s.h5", "must be a .keras file, got s.h5"),
-        ("to-c-array masked.keras -o c", "not a TensorFlow Lite flatbuffer"),
+        ("summary . --json", ". is a folder. Expected a model saved by Keras"),
+        ("to-c-array masked.keras -o c", "masked.keras: not a TensorFlow Lite flatbuffer"),
+        ("inspect cut.tflite", "cut.tflite: not a sound TensorFlow Lite flatbuffer"),
+        ("inspect .", ". is a folder. Expected a TensorFlow Lite model (.tflite)"),
+        *(
+            (command.format("no.tflite"), "No such file: no.tflite. Expected a TensorFlow Lite")
+            for command in READERS
+        ),
+        *(
+            (command.format("masked.keras"), "masked.keras: not a TensorFlow Lite flatbuffer")
+            for command in READERS
+        ),
+        ("simulate . --data nosuch.npy", "No such file: nosuch.npy. Expected a .npy file"),
+        ("to-tflite masked.keras --data no.npy -o t.tflite", "No such file: no.npy. Expected a"),
+        ("validate masked.keras net.tflite --data no.npz", "No such file: no.npz. Expected a"),
+        ("simulate . --data cut.npy", "cut.npy is no .npy or .npz file of numbers, or damaged"),
         ("to-c-array net.tflite --name 2fast -o c", "'2fast'"),
         ("to-c-array net.tflite -o x.npy", "it is a file"),
-        ("repack masked.keras -o small.tflite", "not a TensorFlow Lite flatbuffer"),
+        ("repack masked.keras -o small.tflite", "masked.keras: not a TensorFlow Lite flatbuffer"),
         ("repack net.tflite -o .", ". is a folder: the output must be a file"),
         ("to-c-array net.tflite --with-test-data -3 -o c", "count must be at least 1, got -3"),
         ("simulate . --data x.npy --timeout nan", "timeout must be a number of seconds above 0"),
@@ -202,6 +276,8 @@ def test_mistakes_are_told_in_one_line(
     assert out == ""
     assert err.startswith("kprune: ")
     assert message in err
+    assert "Errno" not in err
+    assert "pickle" not in err  # NumPy's advice to load whatever it is.
     assert sorted(folder.iterdir()) == before
 
 
@@ -215,6 +291,14 @@ def test_who_stops_reading_hears_nothing(folder: Path, argv: str) -> None:
         errors = process.stderr.read()
 
     assert (process.returncode, errors) == (1, "")
+
+
+def test_a_model_of_the_older_format_is_let_through(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digits_network().save(tmp_path / "old.h5")
+
+    assert run(capsys, "summary", tmp_path / "old.h5")["layers"][0]["name"] == "stem"
 
 
 def test_debug_shows_the_traceback() -> None:

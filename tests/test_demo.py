@@ -45,6 +45,20 @@ def test_the_demo_writes_what_it_reports(tmp_path: Path, monkeypatch: pytest.Mon
     assert (tmp_path / "out" / "c" / "digits.c").is_file()
 
 
+def test_a_folder_that_cannot_be_made_is_told_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    require("sklearn")
+    monkeypatch.setattr(demo, "train", lambda *_: pytest.fail("trained"))
+    (tmp_path / "file").write_text("mine")
+
+    for folder in (tmp_path / "file", tmp_path / "file" / "demo"):
+        with pytest.raises(OSError, match=re.escape(f"cannot write to '{folder}'")):
+            demo.run_demo(folder)
+
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_the_test_images_are_not_among_the_training_images() -> None:
     (x, _), (x_test, y_test) = demo.load_digits()
 

@@ -105,10 +105,44 @@ def test_inputs_of_any_shape_are_taken_row_by_row():
     np.testing.assert_array_equal(input_rows(x.reshape(4, 3, 2), read_network(TINY)), x)
 
 
-@pytest.mark.parametrize("shape", [(6,), (1, 5), (2, 3), (0, 6), ()])
-def test_inputs_of_the_wrong_size_are_refused(shape):
-    with pytest.raises(ValueError, match=r"'tiny' takes inputs of 6 values, but x has shape"):
+@pytest.mark.parametrize(
+    ("shape", "cure"),
+    [
+        ((6,), r"for this one, pass x\[None\]"),
+        ((2, 3), r"for this one, pass x\[None\]"),
+        ((1, 5), r"expected \(inputs, ...\) with 6 values each"),
+        ((), r"expected \(inputs, ...\) with 6 values each"),
+        ((0, 6), "it is empty. Pass at least one input"),
+        ((6, 0), "it is empty. Pass at least one input"),
+        ((0,), "it is empty. Pass at least one input"),
+    ],
+)
+def test_inputs_of_the_wrong_size_are_refused_with_what_to_do(shape, cure):
+    message = rf"'tiny' takes inputs of 6 values, but x has shape .*{cure}"
+    with pytest.raises(ValueError, match=message):
         input_rows(np.zeros(shape, np.int8), read_network(TINY))
+
+
+def test_the_cure_names_the_array_of_several(tmp_path):
+    write_files(to_c(flatbuffer_zoo.several_network(), name="net"), tmp_path)
+    x = [np.zeros((1, 16), np.int8), np.zeros(32, np.int8)]
+
+    with pytest.raises(ValueError, match=r"pass x\[1\]\[None\]\."):
+        input_rows(x, read_network(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("x", "content"),
+    [
+        (np.full((1, 6), "one"), "text"),
+        (np.array("one"), "text"),
+        (np.full((1, 6), None), "object"),
+    ],
+)
+def test_arrays_of_something_else_than_numbers_are_refused(x, content):
+    message = rf"'tiny' takes numbers, but x is an array of {content}\. Expected floating point"
+    with pytest.raises(TypeError, match=message):
+        input_rows(x, read_network(TINY))
 
 
 def test_the_wrong_number_of_inputs_is_refused(tmp_path):

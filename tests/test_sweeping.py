@@ -1,12 +1,14 @@
 """Many budgets: a folder each, none trained twice, none that stops the others."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import keras
 import pytest
 
-from kprune import Budget, sweep
+from kprune import Budget, PruneCallback, add_masks, sweep
 from kprune.cli import main
 
 TRAIN = """
@@ -103,6 +105,76 @@ def test_a_point_that_fails_is_in_the_result_by_name(tmp_path: Path) -> None:
         "error": "OSError: the disk is full",
     }
     assert not (tmp_path / "sweep.png").exists()
+
+
+def untrained(prune: PruneCallback) -> tuple:
+    """Its figure goes by another name under every budget but 0.5."""
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Dense(20)(inputs)))
+    name = "accuracy" if prune.budget.macs == 0.5 else "other"
+    return add_masks(model), {name: 0.5}
+
+
+def test_points_without_the_figure_that_is_drawn_are_left_out_of_the_picture(
+    tmp_path: Path,
+) -> None:
+    points = sweep(untrained, [Budget(macs=0.5), Budget(macs=0.3)], tmp_path)
+
+    assert [point["metrics"] for point in points] == [{"accuracy": 0.5}, {"other": 0.5}]
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("content", [b"", b'{"name": "macs', b"\xff", b"[]", b"{}"])
+def test_a_damaged_point_is_named_before_anything_is_trained(
+    content: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "macs-0.5" / "point.json"
+    path.parent.mkdir()
+    path.write_bytes(content)
+
+    with pytest.raises(ValueError, match=rf"{re.escape(str(path))} is damaged.*Delete it"):
+        sweep(failing, [Budget(macs=0.3), Budget(macs=0.5)], tmp_path)
+
+    assert [each.name for each in tmp_path.iterdir()] == ["macs-0.5"]
+
+
+@pytest.mark.parametrize("budgets", [Budget(macs=0.5), 0.5, None, [0.5], [Budget(macs=0.5), "60"]])
+def test_budgets_that_are_no_list_of_budgets_are_refused(budgets: Any, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"budgets must be a list of Budget objects.*, got "):
+        sweep(failing, budgets, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("result", "got"),
+    [
+        (3, "int"),
+        (None, "NoneType"),
+        ((3, {"accuracy": 0.5}), "int, dict"),
+        ((keras.Sequential(), 0.5), "Sequential, float"),
+        ((keras.Sequential(), {}), "Sequential, dict"),
+    ],
+)
+def test_a_train_that_returns_something_else_is_told_what_to_return(
+    result: Any, got: str, tmp_path: Path
+) -> None:
+    [point] = sweep(lambda prune: result, [Budget(macs=0.5)], tmp_path)
+
+    assert point["error"] == (
+        "TypeError: train must return the masked model and at least one figure, as in "
+        f'(masked, {{"accuracy": 0.91}}), got {got}.'
+    )
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_trained(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    trainings: list[object] = []
+
+    for folder in (tmp_path / "file", tmp_path / "file" / "points"):
+        with pytest.raises(OSError, match=re.escape(f"cannot write to '{folder}'")):
+            sweep(trainings.append, [Budget(macs=0.5)], folder)
+
+    assert trainings == []
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

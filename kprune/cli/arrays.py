@@ -2,9 +2,11 @@
 
 import io
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
+from kprune.cli.inputs import check_input
 from kprune.cli.registry import write_output
 
 
@@ -12,11 +14,16 @@ def read_arrays(path: Path) -> Any:
     """An array, or from an `.npz` arrays by name."""
     import numpy as np
 
+    check_input(path, "a .npy file of an array, or an .npz file of several")
     try:
         data = np.load(path, allow_pickle=False)
         return data if isinstance(data, np.ndarray) else {name: data[name] for name in data.files}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no .npy or .npz file of numbers: {error}") from error
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        # NumPy takes any other file for a pickle, and tells how to load that.
+        raise ValueError(
+            f"{path} is no .npy or .npz file of numbers, or damaged. Expected an array written by "
+            "np.save(path, x), or several by np.savez(path, x=x, y=y)."
+        ) from error
 
 
 def load_arrays(path: Path) -> Any:

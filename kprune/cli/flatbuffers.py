@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 import kprune
+from kprune.cli.inputs import read_flatbuffer
 from kprune.cli.registry import code_arguments, command, say, write_output
 
 
@@ -33,7 +34,7 @@ def _to_c_array_arguments(parser: argparse.ArgumentParser) -> None:
 )
 def _to_c_array(args: argparse.Namespace) -> dict:
     labels = args.labels.split(",") if args.labels else ()
-    flatbuffer = args.flatbuffer.read_bytes()
+    flatbuffer = read_flatbuffer(args.flatbuffer)
     arena, test_data = None, None
     if args.measure_arena or args.with_test_data:
         from kprune import tflm
@@ -61,7 +62,7 @@ def _to_c_array(args: argparse.Namespace) -> dict:
     code_arguments,
 )
 def _to_c(args: argparse.Namespace) -> dict:
-    files = kprune.to_c(args.flatbuffer.read_bytes(), args.name or args.flatbuffer.stem)
+    files = kprune.to_c(read_flatbuffer(args.flatbuffer), args.name or args.flatbuffer.stem)
     paths = [str(path) for path in kprune.write_files(files, args.output)]
     say(args, "\n".join(paths))
     return {"files": paths}
@@ -79,7 +80,7 @@ def _repack_arguments(parser: argparse.ArgumentParser) -> None:
     _repack_arguments,
 )
 def _repack(args: argparse.Namespace) -> dict:
-    before = args.flatbuffer.read_bytes()
+    before = read_flatbuffer(args.flatbuffer)
     after = kprune.repack(before)
     write_output(args.output, after)
     say(args, f"{args.output}: {len(before):,} → {len(after):,} bytes")
@@ -98,7 +99,7 @@ def _inspect_arguments(parser: argparse.ArgumentParser) -> None:
     _inspect_arguments,
 )
 def _inspect(args: argparse.Namespace) -> dict:
-    found = kprune.inspect(args.flatbuffer.read_bytes())
+    found = kprune.inspect(read_flatbuffer(args.flatbuffer))
     if args.plot:
         from kprune.inspection import plot_arena
 

@@ -4,11 +4,14 @@ import argparse
 import contextlib
 import os
 import tempfile
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import kprune
 from kprune.cli.arrays import load_arrays, read_arrays
+from kprune.cli.inputs import check_input, read_flatbuffer
 from kprune.cli.registry import command, say, write_output
 
 
@@ -135,8 +138,9 @@ def _validate_arguments(parser: argparse.ArgumentParser) -> None:
 )
 def _validate(args: argparse.Namespace) -> dict:
     x, y = _load_labelled(args.data)
+    flatbuffer = read_flatbuffer(args.flatbuffer)
     model = _load(args.model)  # First, as above.
-    found = kprune.validate(model, args.flatbuffer.read_bytes(), x, y)
+    found = kprune.validate(model, flatbuffer, x, y)
     if args.plot:
         found.plot(args.plot)
     if not args.json:
@@ -207,9 +211,27 @@ def _figures(point: dict) -> str:
 
 def _load(path: Path) -> Any:
     # Before Keras is loaded, for the answer to come at once.
-    if not path.is_file():
-        raise FileNotFoundError(f"No such file: {path}. Expected a model saved by Keras (.keras).")
+    check_input(path, "a model saved by Keras (.keras)")
+    if path.suffix not in (".h5", ".hdf5"):
+        _check_archive(path)
     return _keras().models.load_model(path, compile=False)
+
+
+def _check_archive(path: Path) -> None:
+    """Raises ValueError unless it is a whole `.keras` file: Keras calls a damaged one missing."""
+    if path.suffix != ".keras":
+        raise ValueError(
+            f"{path} is no .keras file. Expected a model saved by Keras, which ends in .keras: "
+            'model.save("model.keras").'
+        )
+    damage = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
+    with path.open("rb") as file, contextlib.suppress(*damage), zipfile.ZipFile(file) as archive:
+        if "config.json" in archive.namelist() and archive.testzip() is None:
+            return
+    raise ValueError(
+        f"{path} is damaged, cut short or no .keras file. Expected a model saved by Keras: copy it "
+        "or save it again."
+    )
 
 
 def _keras() -> Any:

@@ -1,11 +1,13 @@
 """Commands on generated C: boards, simulators, firmware projects."""
 
 import argparse
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import kprune
 from kprune.cli.arrays import load_arrays, save_arrays
+from kprune.cli.inputs import read_flatbuffer
 from kprune.cli.registry import code_arguments, command, say
 
 
@@ -15,7 +17,7 @@ def _boards_arguments(parser: argparse.ArgumentParser) -> None:
 
 @command(
     "boards",
-    "the boards: flash, RAM, core, and what runs or flashes them",
+    "the boards: core, flash, RAM, what simulates them, and the kind of project written for them",
     "kprune boards uno_r4",
     _boards_arguments,
 )
@@ -28,22 +30,31 @@ def _boards(args: argparse.Namespace) -> dict:
     return {b.name: asdict(b) for b in chosen}
 
 
+_PIPE_COLUMNS = 200
+
+
 def _show_boards(boards: list) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE)
+    table = Table(box=box.SIMPLE, collapse_padding=True, pad_edge=False)  # So 80 columns suffice.
     for heading, justify in (
         ("board", "left"),
         ("core", "left"),
         ("MHz", "right"),
-        ("flash KiB", "right"),
-        ("RAM KiB", "right"),
+        ("flash\nKiB", "right"),
+        ("RAM\nKiB", "right"),
         ("runs in", "left"),
         ("project", "left"),
     ):
-        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+        # Where a terminal is too narrow, cells get lines, but no name is cut: it is typed again.
+        table.add_column(
+            heading,
+            justify=justify,  # type: ignore[arg-type]
+            overflow="fold",
+            no_wrap=heading == "board",
+        )
     for b in boards:
         simulators = [s for s, able in (("qemu", b.qemu), ("renode", b.renode)) if able]
         table.add_row(
@@ -55,7 +66,8 @@ def _show_boards(boards: list) -> None:
             ", ".join(simulators),
             b.program or "",
         )
-    Console().print(table)
+    # What goes into a pipe or a file has no width: a line for each board.
+    Console(width=None if sys.stdout.isatty() else _PIPE_COLUMNS).print(table)
 
 
 def _simulate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -128,7 +140,8 @@ def _firmware(args: argparse.Namespace) -> dict:
     from kprune.firmware import write_project
 
     name = args.name or args.flatbuffer.stem
-    files = kprune.firmware(args.flatbuffer.read_bytes(), args.board, name, args.runtime)
+    flatbuffer = read_flatbuffer(args.flatbuffer)
+    files = kprune.firmware(flatbuffer, args.board, name, args.runtime)
     folder = write_project(files, args.output)
     say(args, f"{folder}: {len(files)} files; its README says how to flash them")
     return {"folder": str(folder), "files": sorted(files)}
