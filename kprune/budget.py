@@ -20,7 +20,8 @@ class Budget:
     """How much of a network may be kept. Every cost that is given must hold.
 
     Args:
-        macs: Multiply-accumulates of one inference (FLOPs are twice that).
+        macs: Multiply-accumulates of one inference (FLOPs are twice that), in the layers that
+            kprune has a rule for: `kprune.summary` names the others.
         params: Parameters: all weights but running statistics, Keras's "Trainable params".
         flash_bytes: Bytes of the int8 file that `to_tflite` makes.
         ram_bytes: Bytes of the arena that TensorFlow Lite Micro needs for it, as `to_c_array`
@@ -114,7 +115,8 @@ def _room(row: Board) -> dict[str, int]:
 def _absolute(amount: Amount, original: int) -> int:
     if isinstance(amount, str):
         return _bytes(amount)
-    return int(amount * original) if isinstance(amount, float) else int(amount)
+    # Rounded first: 0.29 * 100 is 28.999999999999996.
+    return int(round(amount * original, 6)) if isinstance(amount, float) else int(amount)
 
 
 def _bytes(text: str) -> int:

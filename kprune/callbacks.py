@@ -3,6 +3,7 @@
 import warnings
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -144,7 +145,8 @@ class PruneCallback(keras.callbacks.Callback):
         self._steps = self.params["steps"]
         self._check_length()
         self._step: int | None = None
-        self._optimizer = self.model.optimizer
+        # None in a training loop of one's own.
+        self._optimizer: Any = getattr(self.model, "optimizer", None)
         self._watch_loss()
         self._keep_scores_out_of_averages()
         if self.verbose:
@@ -257,7 +259,7 @@ class PruneCallback(keras.callbacks.Callback):
         Keras keeps none of weights that overwrite, but when it stores the averages it takes one
         for each weight, and fails.
         """
-        optimizer = getattr(self._optimizer, "inner_optimizer", self._optimizer)
+        optimizer: Any = getattr(self._optimizer, "inner_optimizer", self._optimizer)
         if not getattr(optimizer, "use_ema", False):
             return
         if not self._optimizer.built:
@@ -326,7 +328,7 @@ class PruneCallback(keras.callbacks.Callback):
 
 def _unit(model: keras.Model) -> np.float32:
     """What a loss of 1 is in the backward pass, so that the mean over the replicas is the sum."""
-    scale = getattr(model.optimizer, "scale_loss", float)(1.0)
+    scale = getattr(getattr(model, "optimizer", None), "scale_loss", float)(1.0)
     strategy = getattr(model, "distribute_strategy", None)  # TensorFlow only
     replicas = strategy.num_replicas_in_sync if strategy else 1
     # As precise as the weight that keeps it.

@@ -100,6 +100,15 @@ class Trace:
         return free
 
     @property
+    def uncounted(self) -> list[str]:
+        """Layers with weights, and no rule that says how often these are used: no MACs."""
+        return [
+            f"{layer.name!r} ({type(layer).__name__})"
+            for layer, f in {id(c.operation): (c.operation, f) for c, f in self.steps}.values()
+            if getattr(layer, "weights", ()) and not f.weights and type(layer) is not ChannelMask
+        ]
+
+    @property
     def masks(self) -> list[tuple[ChannelMask, np.ndarray]]:
         """The mask layers, each with the channels that its gates stand for."""
         return [
@@ -236,12 +245,18 @@ def _tie_shared_layers(graph: Graph, flows: list[Flow], ids: ChannelIds) -> None
     """A layer that is called twice has one set of weights, so the same channels each time."""
     first: dict[int, Flow] = {}
     for call, f in zip(graph.calls, flows, strict=True):
-        known = first.setdefault(id(call.operation), f)
-        for name, weight in f.weights.items():
-            for axis, channels in weight.axes.items():
-                ids.merge(known.weights[name].axes[axis], channels)
-        for name, channels in f.config.items():
-            ids.merge(known.config[name], channels)
+        before, now = _indexing(first.setdefault(id(call.operation), f)), _indexing(f)
+        for key in before.keys() & now.keys():
+            ids.merge(before[key], now[key])
+        for key in before.keys() ^ now.keys():
+            why = f"{call.operation.name!r} is called on them along one axis, and along another"
+            ids.hold({**before, **now}[key], why)
+
+
+def _indexing(f: Flow) -> dict[tuple[str, int], np.ndarray]:
+    """Weight and axis, or argument of the constructor, -> the channels that it counts."""
+    weights = {(n, axis): ids for n, w in f.weights.items() for axis, ids in w.axes.items()}
+    return weights | {(name, 0): channels for name, channels in f.config.items()}
 
 
 def _hold_only_ones(ids: ChannelIds, labels: np.ndarray) -> None:

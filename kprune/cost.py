@@ -33,8 +33,9 @@ MEMORY = ("flash_bytes", "ram_bytes")
 class Cost:
     """The cost of a traced network under any gate vector.
 
-    MACs and parameters are exact. Flash is the size of the file that `to_tflite` makes, RAM the
-    arena that `to_c_array` states; both are never below the truth, and by a few percent above it.
+    MACs and parameters are exact, but that layers without a rule count no MACs. Flash is the size
+    of the file that `to_tflite` makes, RAM the arena that `to_c_array` states; both are never below
+    the truth, and by a few percent above it.
 
     Args:
         trace: The network.

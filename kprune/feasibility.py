@@ -1,6 +1,6 @@
 """Before the first step: what a network costs, what is asked, and what can be reached at all."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from textwrap import shorten
 
@@ -30,6 +30,7 @@ class Feasibility:
             that limits flash or RAM, and at its "least possible". Only boards that have no room
             now and may have some later.
         unknown: Why flash and RAM are not known; empty if they are.
+        uncounted: Layers whose MACs are not known, and count as 0.
     """
 
     full: Mapping[str, int]
@@ -38,11 +39,14 @@ class Feasibility:
     fixed: Mapping[str, str]
     boards: Mapping[str, Mapping[str, bool]]
     unknown: str = ""
+    uncounted: Sequence[str] = ()
 
     def __rich__(self) -> Rows:
         parts: list[Table | str] = [_cost_table(self)]
         if self.unknown:
             parts.append(f"flash and RAM are unknown: {self.unknown}")
+        if self.uncounted:
+            parts.append(f"MACs unknown, counted as 0: {', '.join(self.uncounted)}")
         if self.fixed:
             parts.append("stays whole:")
             parts += [f"  {name}: {why}" for name, why in self.fixed.items()]
@@ -69,7 +73,8 @@ def assess(trace: Trace, cost: Cost, budget: Budget, round_to: int = 1) -> Feasi
     # The ends of a network have to stay, and everybody knows.
     ends = ("input of the model", "output of the model")
     fixed = {g.name: g.reason for g in trace.groups if g.reason and g.reason not in ends}
-    return Feasibility(full, limits, least, fixed, _boards(full, limits, least))
+    boards = _boards(full, limits, least)
+    return Feasibility(full, limits, least, fixed, boards, uncounted=trace.uncounted)
 
 
 def assess_memory(trace: Trace, budget: Budget, round_to: int = 1) -> Feasibility:

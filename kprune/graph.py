@@ -141,6 +141,7 @@ def copy_model(graph: Graph, batch_size: int | None = None) -> keras.Model:
     model = rebuild(graph, call, batch_size)
     for layer in graph.layers:
         give_weights(copies[id(layer)], layer.weights)
+        freeze_like(copies[id(layer)], layer)
     return model
 
 
@@ -151,6 +152,14 @@ def give_weights(layer: keras.layers.Layer, values: Sequence) -> None:
     # a finalize_state(), too, but make constants of data that the copy has not seen.
     if isinstance(layer, keras.layers.Normalization):
         layer.finalize_state()
+
+
+def freeze_like(copy: keras.layers.Layer, layer: keras.layers.Layer) -> None:
+    """Freeze what is frozen inside of a layer; a config only tells of the layer as a whole."""
+    for inner, old in zip(copy._flatten_layers(), layer._flatten_layers(), strict=True):
+        inner.trainable = old.trainable
+    for weight, old in zip(copy.weights, layer.weights, strict=True):
+        weight.trainable = old.trainable
 
 
 def copy_layers(
@@ -378,7 +387,7 @@ def _check_calls(model: keras.Model, calls: list[Call]) -> None:
     refused: dict[str, list[str]] = {}
     owners = _owners(calls)
     for call in calls:
-        if why := _refusal(call.operation) or _reading(call, owners):
+        if why := _refusal(call.operation) or _reading(call, owners) or _sharing(call, owners):
             name = f"{call.operation.name!r} ({type(call.operation).__name__})"
             refused.setdefault(why, []).append(name)
     if refused:
@@ -403,24 +412,40 @@ def _refusal(operation: keras.Operation) -> str | None:
     policy = getattr(operation, "dtype_policy", None)
     if isinstance(policy, keras.dtype_policies.QuantizedDTypePolicy):
         return f"quantized to {policy.quantization_mode}: prune first, quantize after"
+    activation = getattr(operation, "activation", None)
+    if isinstance(activation, keras.layers.Layer) and "build" in vars(type(activation)):
+        return "with an activation that has weights: make it a layer of its own behind them"
     if getattr(operation, "lora_enabled", False):
         return "with LoRA weights: save and load the model, which merges them, then prune"
     return None
 
 
-def _owners(calls: list[Call]) -> dict[int, str]:
-    """`id(weight)` -> the name of its layer."""
-    layers = [c.operation for c in calls if isinstance(c.operation, keras.layers.Layer)]
-    return {id(weight): layer.name for layer in layers for weight in layer.weights}
+def _owners(calls: list[Call]) -> dict[int, keras.layers.Layer]:
+    """`id(weight)` -> the first layer that has it."""
+    owners: dict[int, keras.layers.Layer] = {}
+    for call in calls:
+        for weight in getattr(call.operation, "weights", ()):
+            owners.setdefault(id(weight), call.operation)
+    return owners
 
 
-def _reading(call: Call, owners: dict[int, str]) -> str | None:
+def _reading(call: Call, owners: dict[int, keras.layers.Layer]) -> str | None:
     """What is wrong with a call that is given a weight, and what to do; likewise."""
-    values = tree.flatten((call.args, call.kwargs))
-    if read := [owners[id(value)] for value in values if id(value) in owners]:
+    return _apart("given", tree.flatten((call.args, call.kwargs)), owners)
+
+
+def _sharing(call: Call, owners: dict[int, keras.layers.Layer]) -> str | None:
+    """What is wrong with a layer that has a weight of another one, and what to do; likewise."""
+    weights = getattr(call.operation, "weights", ())
+    others = [weight for weight in weights if owners[id(weight)] is not call.operation]
+    return _apart("with", others, owners)
+
+
+def _apart(how: str, values: Sequence, owners: dict[int, keras.layers.Layer]) -> str | None:
+    if foreign := [owners[id(value)].name for value in values if id(value) in owners]:
         return (
-            f"given a weight of {read[0]!r}, which would come apart from it in any copy: write one "
-            "layer that has the weight, and call it in both places"
+            f"{how} a weight of {foreign[0]!r}, which would come apart from it in any copy: write "
+            "one layer that has the weight, and call it in both places"
         )
     return None
 

@@ -79,8 +79,12 @@ class CompressionLoss(keras.losses.Loss):
         super().__init__(name=name)
         if not isinstance(budget, Budget):
             raise TypeError(f"Expected a kprune.Budget, got {budget!r}: Budget(macs=0.25).")
-        if not weight > 0:
-            raise ValueError(f"weight must be above 0, got {weight}: 1.0, or more to press harder.")
+        if loss is None:
+            raise TypeError('Expected the loss of the task, got None: "mse", a function or a Loss.')
+        if not isinstance(weight, int | float) or not weight > 0:
+            raise ValueError(
+                f"weight must be above 0, got {weight!r}: 1.0, or more to press harder."
+            )
         found = keras.losses.get(loss)
         self.loss = found if isinstance(found, keras.losses.Loss) else _Function(found)
         self.budget = budget
@@ -144,7 +148,8 @@ class _Function(keras.losses.Loss):
     """A loss function as a `Loss`, as `compile` makes one of it."""
 
     def __init__(self, function: Callable) -> None:
-        super().__init__(name=getattr(function, "__name__", None))
+        # A lambda is called <lambda>, which is no name for a scope.
+        super().__init__(name=getattr(function, "__name__", "loss").strip("<>"))
         self.function = function
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import numpy as np
 from keras import tree
 
 from kprune.channels import Trace, mixing_points, trace
-from kprune.graph import Call, copy_layers, give_weights, rebuild, unique
+from kprune.graph import Call, copy_layers, freeze_like, give_weights, rebuild, unique
 from kprune.ids import along_axis, core, varying
 from kprune.importance import IMPORTANCES, check_importance, magnitudes
 from kprune.layers import ChannelMask
@@ -110,6 +110,7 @@ def add_masks(
     masked = rebuild(found.graph, call)
     for layer in found.graph.layers:
         give_weights(copies[id(layer)], layer.weights)
+        freeze_like(copies[id(layer)], layer)
     return _of_class(type(model), masked)
 
 

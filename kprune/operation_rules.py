@@ -22,13 +22,13 @@ operation_rule("Softmax", "LogSoftmax")(softmax)
     "Absolute",
     "Cast",
     "Celu",
-    "Clip",
     "Copy",
     "Elu",
     "Erf",
     "Exp",
     "Expm1",
     "Gelu",
+    "HardShrink",
     "HardSigmoid",
     "HardSilu",
     "HardTanh",
@@ -37,6 +37,7 @@ operation_rule("Softmax", "LogSoftmax")(softmax)
     "Log1p",
     "LogSigmoid",
     "Negative",
+    "ReLU",
     "Reciprocal",
     "Relu",
     "Relu6",
@@ -45,14 +46,27 @@ operation_rule("Softmax", "LogSoftmax")(softmax)
     "Sigmoid",
     "Sign",
     "Silu",
+    "SoftShrink",
     "Softplus",
     "Softsign",
+    "SparsePlus",
+    "SparseSigmoid",
     "Sqrt",
     "Square",
+    "Squareplus",
     "StopGradient",
     "Tanh",
+    "TanhShrink",
+    "Threshold",
 )
 def pointwise(site: Site) -> Flow:
+    return Flow(site.x)
+
+
+@operation_rule("Clip")
+def clip(site: Site) -> Flow:
+    if max(np.size(site.layer.x_min), np.size(site.layer.x_max)) > 1:
+        site.hold(site.x, "has bounds for each of them")
     return Flow(site.x)
 
 

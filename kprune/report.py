@@ -35,11 +35,13 @@ class Profile:
         layers: Every layer that has weights, in order.
         groups: Every group of channels: kept, made, and why nothing can be removed ("" if it can).
         total: Kind of cost -> value.
+        uncounted: Layers whose MACs are not known, and count as 0.
     """
 
     layers: list[LayerProfile]
     groups: list[tuple[Group, int]]
     total: dict[str, int]
+    uncounted: Sequence[str] = ()
 
 
 def profile(
@@ -55,7 +57,8 @@ def profile(
     found = trace(model)
     live = read_gates(found) if gates is None else gates
     groups = [(group, int(live[group.channels].sum())) for group in found.groups]
-    return Profile(_layers(found, live), groups, Cost(found, kinds).total(live))
+    total = Cost(found, kinds).total(live)
+    return Profile(_layers(found, live), groups, total, found.uncounted)
 
 
 def summary(model: keras.Model, baseline: keras.Model | None = None, memory: bool = False) -> None:
@@ -83,6 +86,8 @@ def summary(model: keras.Model, baseline: keras.Model | None = None, memory: boo
     before = _before(model, kinds) if baseline is None else profile(baseline, kinds=kinds)
     console = Console()
     console.print(_layer_table(model.name, now, before))
+    if now.uncounted:
+        console.print(f"MACs unknown, counted as 0: {', '.join(now.uncounted)}\n")
     console.print(_group_table(now, before))
 
 

@@ -190,7 +190,7 @@ def flow(site: Site) -> Flow:
     """
     kind = type(site.layer)
     known = RULES.get(kind)
-    if known is None and kind.__module__.startswith("keras.src.ops."):
+    if known is None and kind.__module__.startswith(("keras.src.ops.", "keras.src.activations.")):
         known = OPERATION_RULES.get(kind.__name__)
     declared = (known or barrier)(site)
     _check_output(site, declared)

@@ -1,12 +1,12 @@
 """Masked model → smaller model, same outputs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import keras
 import numpy as np
 
 from kprune.channels import Trace, live_shape, trace
-from kprune.graph import Call, copy_layers, give_weights, rebuild
+from kprune.graph import Call, copy_layers, freeze_like, give_weights, rebuild
 from kprune.ids import varying
 from kprune.layers import ChannelMask
 from kprune.masking import read_gates
@@ -73,13 +73,42 @@ def shrink(found: Trace, live: np.ndarray) -> keras.Model:
         layer = step.operation
         if isinstance(layer, keras.layers.Layer) and not isinstance(layer, ChannelMask):
             give_weights(layers[id(layer)], _slices(layer, flow, live))
+            freeze_like(layers[id(layer)], layer)
     return small
 
 
 def _sizes(step: Call, flow: Flow, live: np.ndarray) -> dict[str, object]:
     """The constructor's arguments that state a number of channels, or a shape of them."""
     old = step.operation.get_config() if flow.config else {}
-    return {name: _resize(old[name], channels, live) for name, channels in flow.config.items()}
+    sizes = {name: _resize(old[name], channels, live) for name, channels in flow.config.items()}
+    return {**sizes, **_initializers(step.operation, flow, live)}
+
+
+def _initializers(layer: keras.Operation, flow: Flow, live: np.ndarray) -> dict[str, object]:
+    """Zeros for those that give a fixed array, a pretrained table say, which is too large now."""
+    zeros: dict[str, object] = {}
+    for variable in getattr(layer, "weights", ()):
+        name = f"{variable.name}_initializer"
+        if variable.name in flow.weights and hasattr(layer, name):
+            axes = flow.weights[variable.name].axes
+            if not _gives(getattr(layer, name), _live_shape(variable.shape, axes, live)):
+                zeros[name] = "zeros"
+    return zeros
+
+
+def _gives(initializer: Callable, shape: tuple[int, ...]) -> bool:
+    """Whether an initializer can make a weight of this shape."""
+    try:
+        return tuple(initializer(shape).shape) == shape
+    except Exception:  # Whatever a backend, or a function of the user's, says to a wrong shape.
+        return False
+
+
+def _live_shape(
+    shape: tuple[int, ...], axes: Mapping[int, np.ndarray], live: np.ndarray
+) -> tuple[int, ...]:
+    left = {axis % len(shape): int(live[channels].sum()) for axis, channels in axes.items()}
+    return tuple(left.get(axis, length) for axis, length in enumerate(shape))
 
 
 def _resize(old: object, channels: np.ndarray, live: np.ndarray) -> object:

@@ -65,3 +65,10 @@ def test_a_board_gives_what_program_and_interpreter_leave() -> None:
     assert limits["ram_bytes"] == uno.ram_bytes - uno.reserve.ram_bytes - TFLM_RAM_BYTES
     assert Budget(board="uno_r4", ram_bytes=5000).limits(full)["ram_bytes"] == 5000
     assert Budget(board="uno_r4", ram_bytes=50_000).limits(full)["ram_bytes"] == limits["ram_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("share", "original", "limit"), [(0.29, 100, 29), (0.57, 100, 57), (1 / 3, 300, 100)]
+)
+def test_a_share_is_not_a_step_short_for_how_floats_round(share, original, limit):
+    assert Budget(macs=share).limits({"macs": original}) == {"macs": limit}

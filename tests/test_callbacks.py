@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 from conftest import require
 from keras import layers
+from laws import stated_cost
 
 from kprune import Budget, BudgetError, PruneCallback, Schedule, add_masks, slim, to_tflite
 from kprune.channels import trace
@@ -337,3 +338,29 @@ def test_the_ramp_is_cubic() -> None:
     schedule = Schedule(start=0.0, end=0.5)
 
     assert [schedule.excess(p) for p in (0.0, 0.25, 0.5, 0.9)] == [1.0, 0.125, 0.0, 0.0]
+
+
+def test_a_training_loop_of_ones_own_calls_the_callback_as_keras_does() -> None:
+    x = np.random.default_rng(0).normal(size=(16, 8)).astype("float32")
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(16), keras.layers.Dense(2)])
+    masked = add_masks(model)
+    optimizer = keras.optimizers.Adam()
+    prune = PruneCallback(Budget(macs=0.3), verbose=0)
+    calls = keras.callbacks.CallbackList([prune], model=masked, epochs=4, steps=10)
+
+    calls.on_train_begin()
+    for epoch in range(4):
+        calls.on_epoch_begin(epoch)
+        for step in range(10):
+            calls.on_train_batch_begin(step)
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean((masked(x, training=True) - x[:, :2]) ** 2)
+            optimizer.apply(
+                tape.gradient(loss, masked.trainable_variables), masked.trainable_variables
+            )
+            calls.on_train_batch_end(step)
+        calls.on_epoch_end(epoch)
+    calls.on_train_end()
+
+    # 4 of 16 channels, of 10 each.
+    assert stated_cost(masked)["macs"] == 40

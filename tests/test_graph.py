@@ -340,3 +340,39 @@ def test_functions_that_cannot_be_copied_are_refused_with_what_to_do() -> None:
         UnsupportedLayerError, match=r"(?s)'each' \(TimeDistributed\).*register_keras_serializable"
     ):
         copy_model(read_graph(keras.Model(inputs, each(inputs))))
+
+
+@keras.saving.register_keras_serializable("tests")
+class Tied(layers.Layer):
+    """The other way through the kernel of another layer, as in an autoencoder."""
+
+    def __init__(self, source: layers.Layer, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self.source = source
+
+    def call(self, x: object) -> object:
+        return ops.matmul(x, ops.transpose(self.source.kernel))
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "source": self.source}
+
+
+def test_a_weight_that_two_layers_have_is_refused() -> None:
+    x = inputs = keras.Input((16,))
+    encode = layers.Dense(12, name="encode")
+    x = layers.Dense(12)(layers.Dense(5)(encode(x)))
+
+    with pytest.raises(
+        UnsupportedLayerError,
+        match=r"'decode' \(Tied\) with a weight of 'encode', which would come apart from it",
+    ):
+        read_graph(keras.Model(inputs, Tied(encode, name="decode")(x)))
+
+
+def test_an_activation_with_weights_is_refused_others_pass() -> None:
+    def model(activation: layers.Layer) -> keras.Model:
+        return keras.Sequential([keras.Input((4,)), layers.Dense(3, activation, name="it")])
+
+    assert read_graph(model(layers.LeakyReLU(0.1)))
+    with pytest.raises(UnsupportedLayerError, match=r"'it' \(Dense\) with an activation that has"):
+        read_graph(model(layers.PReLU()))

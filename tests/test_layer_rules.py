@@ -11,6 +11,7 @@ from zoo import IMAGE, close_at_random, perturb, random_inputs
 
 import kprune
 from kprune import add_masks, close_channels, slim
+from kprune.channels import trace
 
 # Layers behind which the channels of the layer in front are removed as before.
 PASSED = [
@@ -360,3 +361,24 @@ def test_channels_first_slims_to_the_weights_of_channels_last() -> None:
     assert stated_cost(masked[0]) == stated_cost(small_first) == counted_cost(small_first)
     assert small_first.count_params() < masked[1].count_params()
     assert_close(small_last(x), masked[1](x))
+
+
+def test_a_layer_that_is_called_across_and_along_channels_keeps_them() -> None:
+    inputs = keras.Input((8, 8, 1), name="image")
+    rows = layers.Reshape((64, -1), name="rows")
+    x = layers.Conv2D(6, 3, padding="same", name="many")(inputs)
+    x = layers.Concatenate()([rows(x), rows(layers.Conv2D(1, 1, name="one")(x))])
+    scores = layers.Dense(3)(layers.GlobalAveragePooling1D()(layers.Conv1D(5, 3, name="conv")(x)))
+
+    small = check_laws(perturb(keras.Model(inputs, scores)))
+
+    assert small.get_layer("conv").filters < 5
+
+
+def test_layers_of_which_no_macs_are_known_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    model = between(layers.TimeDistributed(layers.Dense(6), name="each"), SERIES)
+
+    kprune.summary(add_masks(model))
+
+    assert "MACs unknown, counted as 0: 'each' (TimeDistributed)\n" in capsys.readouterr().out
+    assert trace(between(layers.LSTM(3), SERIES)).uncounted == []

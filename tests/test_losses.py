@@ -132,3 +132,20 @@ def test_a_loss_that_watches_another_model_is_refused_when_fit_starts(importance
 
     with pytest.raises(ValueError, match=r"other masks than those of the model in training"):
         masked.fit(X, Y, 8, verbose=0, callbacks=[PruneCallback(budget, verbose=0)])
+
+
+def test_the_loss_of_the_task_may_be_a_lambda() -> None:
+    x = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(16), layers.Dense(2)])
+    masked = add_masks(model, importance="learned")
+    own = CompressionLoss(lambda y, p: keras.ops.mean((y - p) ** 2, -1), masked, Budget(macs=1.0))
+
+    np.testing.assert_allclose(own(x[:, :2], masked(x)), np.mean((x[:, :2] - masked(x)) ** 2), 1e-5)
+
+
+@pytest.mark.parametrize("arguments", [{"loss": None}, {"weight": "x"}, {"weight": 0}])
+def test_a_loss_or_weight_that_is_none_is_refused(arguments: dict) -> None:
+    given = {"loss": "mse", "model": None, "budget": Budget(macs=0.5), **arguments}
+
+    with pytest.raises((TypeError, ValueError), match=r"loss of the task, got None|weight must be"):
+        CompressionLoss(**given)

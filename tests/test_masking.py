@@ -221,3 +221,17 @@ def test_a_model_without_anything_to_remove_says_why() -> None:
         ValueError, match=r"No channel of 'single' .*input: input of the model; only: output of"
     ):
         add_masks(model)
+
+
+def test_what_is_frozen_inside_of_a_layer_stays_frozen() -> None:
+    inputs = keras.Input((6, 8))
+    attention = layers.MultiHeadAttention(2, 4)
+    model = keras.Model(inputs, layers.Dense(2)(layers.Dense(6)(attention(inputs, inputs))))
+    attention._query_dense.trainable = False
+    model.layers[-1].kernel.trainable = False
+
+    masked = add_masks(model)
+
+    own = [weight for weight in masked.trainable_variables if "mask" not in weight.path]
+    assert len(own) == len(model.trainable_variables) == 12 - 2 - 1
+    assert len(slim(masked).trainable_variables) == len(own)

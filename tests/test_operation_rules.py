@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from between import FEATURES, SERIES, between, reasons
-from keras import layers, ops
+from keras import activations, layers, ops
 from laws import check_laws
 from zoo import IMAGE, perturb
 
@@ -17,6 +17,8 @@ PASSED = [
     (lambda x: ops.maximum(x, np.zeros((1, 1), "float32")), FEATURES),
     (lambda x: ops.relu(x) + ops.gelu(x) + ops.leaky_relu(x, 0.3), FEATURES),
     (lambda x: ops.clip(ops.exp(-ops.square(x)), 0.1, 0.9), FEATURES),
+    (lambda x: ops.threshold(ops.hard_shrink(x), 0.1, 0.0), FEATURES),
+    (lambda x: activations.relu(x, negative_slope=0.1, max_value=1.0), FEATURES),
     (lambda x: ops.mean(x, axis=1), SERIES),
     (lambda x: ops.max(x, axis=(-3, -2), keepdims=True), IMAGE),
     (lambda x: ops.softmax(x, axis=1), SERIES),
@@ -41,6 +43,7 @@ def test_channels_pass(operation: Callable, shape: tuple[int, ...]) -> None:
 HELD = [
     (lambda x: x[:, :3], FEATURES, "(GetItem) reads them, and kprune has no rule for it"),
     (lambda x: x * np.arange(6.0, dtype="float32"), FEATURES, "(Multiply) has a constant for each"),
+    (lambda x: ops.clip(x, [0.0] * 6, [1.0] * 6), FEATURES, "(Clip) has bounds for each of them"),
     (lambda x: ops.sum(x, axis=-1, keepdims=True), FEATURES, "(Sum) reads them, and kprune has no"),
     (lambda x: ops.mean(x, axis=0, keepdims=True), FEATURES, "(Mean) reads them, and kprune has"),
     (lambda x: ops.softmax(x, axis=None), SERIES, "(Softmax) needs all of them"),

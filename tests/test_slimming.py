@@ -66,5 +66,31 @@ def test_a_slim_model_loads_where_kprune_is_not_installed(tmp_path: Path) -> Non
 
 
 def test_a_model_without_masks_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"'digits' has no masks .*kprune.add_masks"):
+    with pytest.raises(ValueError, match=r"'digits' has no masks .*add_masks"):
         slim(digits_network())
+
+
+def test_fixed_tables_are_cut_and_other_initializers_stay(tmp_path: Path) -> None:
+    """Pretrained vectors, and a bank of filters: no initializer gives them in another shape."""
+    rng = np.random.default_rng(0)
+    vectors = keras.initializers.Constant(rng.normal(size=(50, 16)))
+    bank = keras.initializers.Constant(rng.normal(size=(3, 16, 12)))
+    model = keras.Sequential(
+        [
+            keras.Input((9,), dtype="int32"),
+            layers.Embedding(50, 16, embeddings_initializer=vectors, trainable=False, name="words"),
+            layers.Conv1D(12, 3, kernel_initializer=bank, activation="relu", name="filters"),
+            layers.GlobalMaxPooling1D(),
+            layers.Dense(2, kernel_initializer="he_normal", name="scores"),
+        ]
+    )
+    masked = add_masks(model)
+    close_channels(masked, {"words": [0, 5], "filters": [3]})
+    words = rng.integers(0, 50, (4, 9))
+
+    slim(masked).save(tmp_path / "slim.keras")
+
+    small = keras.models.load_model(tmp_path / "slim.keras")
+    np.testing.assert_allclose(small(words), masked(words), atol=1e-6)
+    assert not small.get_layer("words").trainable
+    assert isinstance(small.get_layer("scores").kernel_initializer, keras.initializers.HeNormal)
