@@ -3,9 +3,10 @@
     python -m benchmarks.knobs --data FOLDER [--task NAME] [--variants ...] [--seeds ...]
     python -m benchmarks.knobs --report
 
-Every run differs from kprune's defaults in one setting. "structure alone" takes the channels that
-the default run has found, and trains that network from fresh weights: what the structure is worth
-without what was learned on the way to it.
+Every run differs from kprune's defaults in one setting; the defaults' own accuracies are those of
+`benchmarks.selection`. "structure alone" takes the channels that the default run has found, and
+trains that network from fresh weights: what the structure is worth without what was learned on the
+way to it.
 """
 
 import argparse
@@ -75,7 +76,6 @@ def ramp(exponent: float) -> Callable:
 
 LEAST = "kprune.projection._Blocks.least"
 VARIANTS = {
-    "default": Variant(),
     "structure alone": Variant(from_scratch=True),
     "ramp to 0.3": Variant({"end": 0.3}),
     "ramp to 0.3, freeze at 0.4": Variant({"end": 0.3, "freeze": 0.4}),
@@ -107,10 +107,11 @@ def main() -> None:
     parser.add_argument("--kept", nargs="+", type=float, default=[0.1])
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--report", action="store_true", help="no training: print the table")
+    parser.add_argument("--report", action="store_true", help="no training: print the tables")
     args = parser.parse_args()
     if args.report:
-        print(table(rows(ROWS)))
+        found = rows(ROWS)
+        print(tables(defaults(found) + found))
     else:
         run(args)
 
@@ -157,17 +158,32 @@ def train(recipe: object, variant: Variant, kept: float, seed: int) -> dict:
     return {"accuracy": round(result.accuracy, 4), "macs": result.macs, "widths": result.widths}
 
 
-def table(found: list[dict]) -> str:
-    """Markdown: a line per variant, a column per task and budget; accuracy by seed."""
-    columns = sorted({(row["task"], row["kept"]) for row in found}, key=lambda c: (c[0], -c[1]))
+def defaults(found: list[dict]) -> list[dict]:
+    """kprune as it is, which `benchmarks.selection` trains by the same recipe."""
+    wanted = {(row["task"], row["kept"], row["seed"]) for row in found}
+    return [
+        {**row, "variant": "default"}
+        for row in rows()
+        if row["method"] == "taylor" and (row["task"], row["kept"], row["seed"]) in wanted
+    ]
+
+
+def tables(found: list[dict]) -> str:
+    """Markdown: a table per task, a line per variant, a column per budget; accuracy by seed."""
+    tasks = sorted({row["task"] for row in found})
+    return "\n\n".join(table(task, [r for r in found if r["task"] == task]) for task in tasks)
+
+
+def table(task: str, found: list[dict]) -> str:
+    shares = sorted({row["kept"] for row in found}, reverse=True)
     lines = [
-        "| | " + " | ".join(f"{task} {kept:.0%}" for task, kept in columns) + " |",
-        "| --- |" + " ---: |" * len(columns),
+        f"| {task} | " + " | ".join(f"{kept:.0%}" for kept in shares) + " |",
+        "| --- |" + " ---: |" * len(shares),
     ]
     for name in sorted({row["variant"] for row in found}, key=lambda n: (n != "default", n)):
         cells = []
-        for column in columns:
-            mine = [r for r in found if (r["variant"], r["task"], r["kept"]) == (name, *column)]
+        for kept in shares:
+            mine = [r for r in found if (r["variant"], r["kept"]) == (name, kept)]
             mine.sort(key=lambda row: row["seed"])
             cells.append(", ".join(f"{100 * row['accuracy']:.1f}" for row in mine))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
