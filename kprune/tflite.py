@@ -17,7 +17,7 @@ from kprune.calibration import read_samples
 from kprune.child import run_in_child
 from kprune.errors import UnsupportedOpError
 from kprune.fakequant import FakeQuant, FakeQuantWeights
-from kprune.flatbuffer import Network, pack, read
+from kprune.flatbuffer import Network, Operator, pack, read
 from kprune.graph import Call, Graph, copy_layers, copy_model, give_weights, read_graph, rebuild
 from kprune.quantization import check_unmasked
 from kprune.quiet import quiet
@@ -29,6 +29,9 @@ FORMATS = ("int8", "int16x8", "float")
 
 # Operators whose kernels in TensorFlow Lite Micro take floats and no integers.
 _FLOAT_ONLY = {"CEIL", "COS", "EXP", "FLOOR", "LOG", "ROUND", "SIN", "SQRT", "SQUARE"}
+
+# Axes that these take at the most.
+_MOST_AXES = {"STRIDED_SLICE": 4, "TRANSPOSE": 5}
 
 # Layers of a quantisation-aware network that are no operators, and calls that ask for a scale.
 _ROUNDING = (FakeQuant, Rescale, RescaleSum)
@@ -200,21 +203,13 @@ def check_operators(graph: Graph, network: Network, format: str) -> None:
     refused: list[str] = []
     detours: list[str] = []
     for operator in network.operators:
-        kind = operator.options.get("custom_code") or operator.name
-        is_float = network.tensors[operator.outputs[0]].dtype == np.float32
-        is_end = kind == "DEQUANTIZE" and operator.outputs[0] in network.outputs
-        if not has_operator(kind):
-            why = ""
-        elif format != "float" and is_float and not is_end:
-            why = ", which the converter has in float only"
-        elif not is_float and kind in _FLOAT_ONLY:
-            why = ", which TensorFlow Lite Micro has in float only"
-        else:
+        why = _lacking(operator, network, format)
+        if why is None:
             continue
         layer = names.get(operator.outputs[0])
         label = f"layer {layer!r}" if layer else "an unnamed part"
-        found = detours if kind == "DEQUANTIZE" else refused
-        found.append(f"{label} became {kind}{why}")
+        found = detours if operator.name == "DEQUANTIZE" else refused
+        found.append(f"{label} became {_kind(operator)}{why}")
     # Integers become floats for the sake of what is refused by itself, or for nothing.
     refused = refused or detours
     if refused:
@@ -222,6 +217,28 @@ def check_operators(graph: Graph, network: Network, format: str) -> None:
             f"TensorFlow Lite Micro cannot run this network in {format}: "
             f"{'; '.join(dict.fromkeys(refused))}. Replace these layers."
         )
+
+
+def _kind(operator: Operator) -> str:
+    return operator.options.get("custom_code") or operator.name
+
+
+def _lacking(operator: Operator, network: Network, format: str) -> str | None:
+    """What TensorFlow Lite Micro lacks of an operator, to follow its name; None if nothing."""
+    kind, output = _kind(operator), operator.outputs[0]
+    is_float = network.tensors[output].dtype == np.float32
+    is_end = kind == "DEQUANTIZE" and output in network.outputs
+    if not has_operator(kind):
+        return ""
+    if format != "float" and is_float and not is_end:
+        return ", which the converter has in float only"
+    if not is_float and kind in _FLOAT_ONLY:
+        return ", which TensorFlow Lite Micro has in float only"
+    if kind in _MOST_AXES:
+        axes = len(network.tensors[operator.inputs[0]].shape)
+        if axes > _MOST_AXES[kind]:
+            return f" of {axes} axes, where TensorFlow Lite Micro takes {_MOST_AXES[kind]}"
+    return None
 
 
 def _plain_model(graph: Graph, is_rounded: bool) -> keras.Model:

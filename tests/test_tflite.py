@@ -210,3 +210,17 @@ def test_floats_are_refused_between_integers_and_taken_at_the_end() -> None:
     check_operators(graph, with_dequantize(network, -1), "int8")
     with pytest.raises(UnsupportedOpError, match=r"became DEQUANTIZE, which .* in float only"):
         check_operators(graph, with_dequantize(network, 0), "int8")
+
+
+def test_operators_of_more_axes_than_the_device_takes_are_refused() -> None:
+    image = keras.Input((8, 8, 3))
+    blocks = keras.ops.transpose(keras.ops.reshape(image, (-1, 4, 2, 4, 2, 3)), (0, 1, 3, 2, 4, 5))
+    x = layers.Conv2D(2, 1)(keras.ops.reshape(blocks, (-1, 4, 4, 12)))
+    films = keras.Input((3, 6, 6, 1))
+    y = layers.Flatten()(layers.TimeDistributed(layers.Conv2D(2, 3), name="each")(films))
+    rng = np.random.default_rng(0)
+
+    with pytest.raises(UnsupportedOpError, match=r"became TRANSPOSE of 6 axes, where .* takes 5"):
+        to_tflite(keras.Model(image, x), rng.normal(size=(20, 8, 8, 3)))
+    with pytest.raises(UnsupportedOpError, match=r"'each' became STRIDED_SLICE of 5 axes, where"):
+        to_tflite(keras.Model(films, layers.Dense(2)(y)), rng.normal(size=(20, 3, 6, 6, 1)))
