@@ -43,6 +43,12 @@ class Schedule:
     freeze: float = 0.7
 
     def __post_init__(self) -> None:
+        given = (self.start, self.end, self.freeze)
+        if not all(isinstance(share, int | float | np.number) for share in given):
+            raise TypeError(
+                "start, end and freeze of a schedule are numbers, shares of the whole fit, got "
+                f"{', '.join(map(repr, given))}."
+            )
         if not 0 <= self.start < self.end <= self.freeze < 1:
             raise ValueError(
                 f"A schedule needs 0 <= start < end <= freeze < 1, got start={self.start}, "

@@ -120,7 +120,7 @@ IMPORTANCES = {
 
 
 def check_importance(name: object) -> None:
-    if name not in IMPORTANCES:
+    if not isinstance(name, str) or name not in IMPORTANCES:
         raise ValueError(
             f"importance must be one of {', '.join(map(repr, IMPORTANCES))}, got {name!r}."
         )

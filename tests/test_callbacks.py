@@ -334,6 +334,12 @@ def test_a_schedule_out_of_order_is_refused(shares: tuple[float, float, float]) 
         Schedule(*shares)
 
 
+@pytest.mark.parametrize("start", [None, "a", [0.1]])
+def test_a_schedule_of_no_numbers_is_refused(start: object) -> None:
+    with pytest.raises(TypeError, match=r"start, end and freeze of a schedule are numbers.*got "):
+        Schedule(start)
+
+
 def test_the_ramp_is_cubic() -> None:
     schedule = Schedule(start=0.0, end=0.5)
 

@@ -121,3 +121,9 @@ def test_masks_that_learn_in_different_ways_are_refused() -> None:
 
     with pytest.raises(ValueError, match=r"'mixed' learn in different ways \(taylor, learned\)"):
         read_scores(trace(model))
+
+
+@pytest.mark.parametrize("importance", ["random", ["taylor"], None])
+def test_an_importance_that_there_is_not_is_refused(importance: object) -> None:
+    with pytest.raises(ValueError, match=r"importance must be one of 'taylor', 'learned', 'magn"):
+        add_masks(residual(), importance=importance)
