@@ -224,3 +224,18 @@ def test_operators_of_more_axes_than_the_device_takes_are_refused() -> None:
         to_tflite(keras.Model(image, x), rng.normal(size=(20, 8, 8, 3)))
     with pytest.raises(UnsupportedOpError, match=r"'each' became STRIDED_SLICE of 5 axes, where"):
         to_tflite(keras.Model(films, layers.Dense(2)(y)), rng.normal(size=(20, 3, 6, 6, 1)))
+
+
+def test_an_unrolled_lstm_is_not_left_in_float_at_random() -> None:
+    rng = np.random.default_rng(0)
+    model = keras.Sequential(
+        [
+            keras.Input((5, 3)),
+            layers.Conv1D(16, 2, activation="relu"),
+            layers.LSTM(4, unroll=True),
+            layers.Dense(2),
+        ]
+    )
+    x = rng.normal(size=(100, 5, 3))
+
+    assert len({to_tflite(model, x) for _ in range(8)}) == 1
