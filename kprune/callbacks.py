@@ -280,7 +280,7 @@ class PruneCallback(keras.callbacks.Callback):
 
     def _set_unit(self) -> None:
         """Tell the masks what Keras takes back of gradients, but not of what overwrites."""
-        unit = _unit(self.model)
+        unit = _unit(self.model, self._optimizer)
         if unit == self._unit:
             return
         for mask, _ in self._trace.masks:
@@ -332,9 +332,9 @@ class PruneCallback(keras.callbacks.Callback):
             )
 
 
-def _unit(model: keras.Model) -> np.float32:
+def _unit(model: keras.Model, optimizer: Any) -> np.float32:
     """What a loss of 1 is in the backward pass, so that the mean over the replicas is the sum."""
-    scale = getattr(getattr(model, "optimizer", None), "scale_loss", float)(1.0)
+    scale = getattr(optimizer, "scale_loss", float)(1.0)
     strategy = getattr(model, "distribute_strategy", None)  # TensorFlow only
     replicas = strategy.num_replicas_in_sync if strategy else 1
     # As precise as the weight that keeps it.

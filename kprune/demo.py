@@ -22,7 +22,7 @@ from rich.table import Table
 
 from kprune.budget import Budget
 from kprune.c.array import to_c_array
-from kprune.c.files import write_files
+from kprune.c.files import claim, write_files
 from kprune.c.network import to_c
 from kprune.callbacks import PruneCallback
 from kprune.errors import ToolNotFoundError
@@ -32,7 +32,6 @@ from kprune.masking import add_masks
 from kprune.report import Profile, plot_run, profile
 from kprune.simulation import simulate
 from kprune.slimming import slim
-from kprune.sweeping import claim
 from kprune.tflite import to_tflite
 
 BUDGET = Budget(macs=0.25)

@@ -17,7 +17,7 @@ import numpy as np
 
 from kprune.boards import BOARDS
 from kprune.budget import Budget
-from kprune.c.files import write_files
+from kprune.c.files import claim, write_files
 from kprune.callbacks import PruneCallback
 from kprune.channels import trace
 from kprune.cost import KINDS, MEMORY
@@ -83,16 +83,6 @@ def sweep(
     ]
     _plot([point for point in points if "error" not in point], folder / "sweep.png")
     return points
-
-
-def claim(folder: Path) -> None:
-    """Make a folder and write to it once: after a training it is late to hear that one cannot.
-
-    Raises:
-        OSError: The folder cannot be made or written to.
-    """
-    for probe in write_files({".kprune-probe": ""}, folder):
-        probe.unlink()
 
 
 def name_of(budget: Budget) -> str:

@@ -2,6 +2,8 @@
 
 import keras
 from keras import layers
+from laws import check_laws
+from zoo import perturb
 
 from kprune.channels import trace
 
@@ -24,3 +26,24 @@ def reasons(model: keras.Model) -> dict[str, str]:
 
 def name_of(value: object) -> str | None:
     return type(value).__name__ if isinstance(value, keras.layers.Layer) else None
+
+
+def check_passed(tried: object, shape: tuple[int, ...]) -> None:
+    """Channels go through a layer or operation: those of the layer in front can be removed."""
+    model = perturb(between(tried, shape))
+
+    small = check_laws(model)
+
+    assert reasons(model)["maker"] == ""
+    assert small.get_layer("maker").units < 6
+
+
+def check_held(tried: object, shape: tuple[int, ...], reason: str) -> None:
+    """A layer or operation keeps the channels of the layer in front, and says why."""
+    model = perturb(between(tried, shape))
+
+    small = check_laws(model)
+
+    assert reason in reasons(model)["maker"]
+    assert small.get_layer("maker").units == 6
+    assert small.get_layer("first").units < 7

@@ -64,7 +64,7 @@ def test_flash_and_ram_add_up_to_what_the_linker_placed(tmp_path):
 def test_what_is_too_large_for_the_flash_does_not_link_and_says_by_how_much(tmp_path):
     require(*TOOLS)
     weights = "static const int8_t double_weights[6] ="
-    folder = network_with(tmp_path, weights, weights.replace("[6]", "[200000]"))
+    folder = network_with(tmp_path, {weights: weights.replace("[6]", "[200000]")})
 
     with pytest.raises(DoesNotFitError, match=r"'tiny' does not fit board 'stm32f100'.*flash"):
         simulate(folder, random_inputs(1, 6), "stm32f100")
@@ -72,11 +72,7 @@ def test_what_is_too_large_for_the_flash_does_not_link_and_says_by_how_much(tmp_
 
 def test_what_is_too_large_for_the_ram_does_not_link_and_says_by_how_much(tmp_path):
     require(*TOOLS)
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for path in TINY.iterdir():
-        text = path.read_text().replace("TINY_ARENA_SIZE 20", "TINY_ARENA_SIZE 131072")
-        folder.joinpath(path.name).write_text(text)
+    folder = network_with(tmp_path, {"TINY_ARENA_SIZE 20": "TINY_ARENA_SIZE 131072"}, "tiny.h")
 
     # QEMU's machine has 192 KiB in one piece; the part has 128.
     with pytest.raises(DoesNotFitError, match=r"'stm32f405': it needs [\d,]+ bytes more RAM"):
@@ -85,7 +81,7 @@ def test_what_is_too_large_for_the_ram_does_not_link_and_says_by_how_much(tmp_pa
 
 def test_code_that_does_not_compile_is_told_by_its_first_error(tmp_path):
     require("make", "cc")
-    folder = network_with(tmp_path, "kp_multiply(input", "kp_multiplied(inputs")
+    folder = network_with(tmp_path, {"kp_multiply(input": "kp_multiplied(inputs"})
 
     with pytest.raises(
         RuntimeError, match=r"'tiny' did not build for board 'host': .*tiny.c.*error"

@@ -95,7 +95,7 @@ def test_inputs_are_asked_one_by_one():
 def test_an_endless_inference_is_a_timeout(board, tmp_path):
     require(*TOOLS)
     endless = "for (volatile int i = 0; i == 0;) {\n    }\n    kp_multiply(input"
-    folder = network_with(tmp_path, "kp_multiply(input", endless)
+    folder = network_with(tmp_path, {"kp_multiply(input": endless})
 
     with pytest.raises(TimeoutError, match=rf"tiny on .*{board}.* within 2 s"):
         simulate(folder, random_inputs(1, 6), board, timeout=2)
@@ -104,7 +104,7 @@ def test_an_endless_inference_is_a_timeout(board, tmp_path):
 def test_a_crash_of_the_program_is_told_with_its_signal(tmp_path):
     require("make", "cc")
     crash = "*(volatile int *)8 = 1;\n    kp_multiply(input"
-    folder = network_with(tmp_path, "kp_multiply(input", crash)
+    folder = network_with(tmp_path, {"kp_multiply(input": crash})
 
     with pytest.raises(RuntimeError, match=r"tiny on the host ended before it answered.*SIGSEGV"):
         simulate(folder, random_inputs(1, 6))

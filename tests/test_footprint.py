@@ -88,6 +88,13 @@ def real_bytes(model: keras.Model) -> tuple[int, int]:
     return len(flatbuffer), measure_arena(flatbuffer).total
 
 
+def assert_predicted(model: keras.Model, footprint: Footprint, gates: np.ndarray) -> None:
+    """The bytes of a model that is closed to these gates: never below, and little above."""
+    flash, ram = real_bytes(model)
+    assert 0 <= footprint.flash_bytes(gates) - flash <= FLASH_ABOVE
+    assert 0 <= footprint.ram_bytes(gates) - ram <= RAM_ABOVE
+
+
 def least(found: Trace) -> np.ndarray:
     cost = Cost(found)
     return cheapest(found, cost, cost.total(np.ones(found.num_channels, bool)))
@@ -104,10 +111,7 @@ def test_predicted_bytes_are_never_below_the_real_ones_and_little_above(build, s
         zoo.close_at_random(model, seed)
         gates = kprune.masking.read_gates(found)
 
-    flash, ram = real_bytes(model)
-
-    assert 0 <= footprint.flash_bytes(gates) - flash <= FLASH_ABOVE
-    assert 0 <= footprint.ram_bytes(gates) - ram <= RAM_ABOVE
+    assert_predicted(model, footprint, gates)
 
 
 @pytest.mark.parametrize("build", [zoo.residual, zoo.depthwise, zoo.squeeze_excite, zoo.flatten])
@@ -143,11 +147,8 @@ def test_bytes_are_those_of_a_file_with_a_plan_where_it_gets_one(widths) -> None
     gates = narrowed(found, widths)
     write_gates(found, gates)
 
-    flash, ram = real_bytes(model)
-
     assert bool(plan_ahead(footprint.slim(gates))) == (widths != (8, 8, 8))
-    assert 0 <= footprint.flash_bytes(gates) - flash <= FLASH_ABOVE
-    assert 0 <= footprint.ram_bytes(gates) - ram <= RAM_ABOVE
+    assert_predicted(model, footprint, gates)
 
 
 @settings(max_examples=40)
@@ -221,7 +222,4 @@ def test_a_series_may_shrink_to_one_channel(widths) -> None:
     gates = narrowed(found, widths)
     write_gates(found, gates)
 
-    flash, ram = real_bytes(model)
-
-    assert 0 <= footprint.flash_bytes(gates) - flash <= FLASH_ABOVE
-    assert 0 <= footprint.ram_bytes(gates) - ram <= RAM_ABOVE
+    assert_predicted(model, footprint, gates)

@@ -64,13 +64,12 @@ def converse(elf, machine, requests):
 
 def test_an_input_as_large_as_an_image_takes_no_time_to_hand_over(tmp_path):
     require(*TOOLS)
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for path in TINY.iterdir():
-        text = path.read_text().replace("TINY_INPUT_SIZE 6", "TINY_INPUT_SIZE 27648")
-        text = text.replace("TINY_OUTPUT_OFFSET 16", "TINY_OUTPUT_OFFSET 27656")
-        text = text.replace("TINY_ARENA_SIZE 20", "TINY_ARENA_SIZE 27660")
-        folder.joinpath(path.name).write_text(text)
+    large = {
+        "TINY_INPUT_SIZE 6": "TINY_INPUT_SIZE 27648",
+        "TINY_OUTPUT_OFFSET 16": "TINY_OUTPUT_OFFSET 27656",
+        "TINY_ARENA_SIZE 20": "TINY_ARENA_SIZE 27660",
+    }
+    folder = network_with(tmp_path, large, "tiny.h")
     x = random_inputs(10, 27648)
 
     result = simulate(folder, x, "stm32f405", timeout=5)
@@ -97,7 +96,7 @@ def test_the_layers_add_up_to_the_instructions_and_bear_their_names():
 def test_a_layer_that_does_more_counts_more(tmp_path):
     require(*TOOLS)
     loop = "kp_multiply(input, double_weights, 6, arena);"
-    folder = network_with(tmp_path, loop, loop + "\n    " + loop)
+    folder = network_with(tmp_path, {loop: loop + "\n    " + loop})
 
     once = simulate(TINY, random_inputs(1, 6), "mps2-an386")
     twice = simulate(folder, random_inputs(1, 6), "mps2-an386")
@@ -130,7 +129,7 @@ def test_the_stack_is_exact_to_the_byte(tmp_path):
     require(*TOOLS)
     # Forces a frame of 400 bytes that is written to at its deepest word.
     deep = "volatile int8_t frame[400];\n    frame[0] = 1;\n    kp_multiply(input"
-    folder = network_with(tmp_path, "kp_multiply(input", deep)
+    folder = network_with(tmp_path, {"kp_multiply(input": deep})
 
     shallow = simulate(TINY, random_inputs(1, 6), "mps2-an386").stack_bytes
 
@@ -152,7 +151,7 @@ def test_a_simulator_that_does_not_start_is_told_with_what_it_said(tmp_path, mon
 def test_a_processor_fault_is_told_with_its_address(board, tmp_path):
     require(*TOOLS)
     undefined = '__asm__ volatile("udf #1");\n    kp_multiply(input'
-    folder = network_with(tmp_path, "kp_multiply(input", undefined)
+    folder = network_with(tmp_path, {"kp_multiply(input": undefined})
 
     with pytest.raises(
         BoardFaultError, match=rf"tiny on {board} stopped: fault pc=0x[0-9a-f]{{8}}"
@@ -165,7 +164,7 @@ def test_a_stack_overflow_is_a_fault_and_no_wrong_answer(board, tmp_path):
     require(*TOOLS)
     greedy = "volatile int8_t frame[6000];\n    for (int i = 5999; i >= 0; i--) {\n"
     greedy += "        frame[i] = 1;\n    }\n    kp_multiply(input"
-    folder = network_with(tmp_path, "kp_multiply(input", greedy)
+    folder = network_with(tmp_path, {"kp_multiply(input": greedy})
 
     with pytest.raises(BoardFaultError, match=r"stopped: fault"):
         simulate(folder, random_inputs(1, 6), board, timeout=20)

@@ -1,5 +1,6 @@
 """A hand-written network with the interface of a generated one, for what builds and runs it."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,12 @@ def tiny_reference(x):
     return np.clip(doubled[:, 0::2] + doubled[:, 1::2], -128, 127)
 
 
-def network_with(tmp_path, old, new):
-    """A copy of the tiny network in which a piece of code is another."""
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for path in TINY.iterdir():
-        folder.joinpath(path.name).write_text(path.read_text().replace(old, new))
-    assert new in folder.joinpath("tiny.c").read_text()
+def network_with(tmp_path, changes, file="tiny.c"):
+    """A copy of the tiny network in which pieces of a file are others: old text -> new text."""
+    folder = shutil.copytree(TINY, tmp_path / "model")
+    text = folder.joinpath(file).read_text()
+    for old, new in changes.items():
+        assert old in text
+        text = text.replace(old, new)
+    folder.joinpath(file).write_text(text)
     return folder

@@ -30,36 +30,39 @@ class _Style:
 
 _RESOLVER = "{}_gen_micro_mutable_op_resolver.h"
 _STYLES = {
-    # tflite-micro's generate_cc_arrays.py
-    "tflm": _Style(
-        style="tflm",
-        stem="{}_model_data",
-        source=".cc",
-        array="g_{}_model_data",
-        length="g_{}_model_data_size",
-        length_type="unsigned int",
-        resolver=_RESOLVER,
-    ),
-    # The Arduino examples: with the name "model", exactly their model.h and g_model
-    "arduino": _Style(
-        style="arduino",
-        stem="{}",
-        source=".cpp",
-        array="g_{}",
-        length="g_{}_len",
-        length_type="int",
-        resolver=_RESOLVER,
-    ),
-    # xxd -i gesture.tflite
-    "xxd": _Style(
-        style="xxd",
-        stem="{}_tflite",
-        source=".c",
-        array="{}_tflite",
-        length="{}_tflite_len",
-        length_type="unsigned int",
-        resolver="",
-    ),
+    style.style: style
+    for style in (
+        # tflite-micro's generate_cc_arrays.py
+        _Style(
+            style="tflm",
+            stem="{}_model_data",
+            source=".cc",
+            array="g_{}_model_data",
+            length="g_{}_model_data_size",
+            length_type="unsigned int",
+            resolver=_RESOLVER,
+        ),
+        # The Arduino examples: with the name "model", exactly their model.h and g_model
+        _Style(
+            style="arduino",
+            stem="{}",
+            source=".cpp",
+            array="g_{}",
+            length="g_{}_len",
+            length_type="int",
+            resolver=_RESOLVER,
+        ),
+        # xxd -i gesture.tflite
+        _Style(
+            style="xxd",
+            stem="{}_tflite",
+            source=".c",
+            array="{}_tflite",
+            length="{}_tflite_len",
+            length_type="unsigned int",
+            resolver="",
+        ),
+    )
 }
 
 

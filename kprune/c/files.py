@@ -59,6 +59,16 @@ def write_files(files: Mapping[str, str | bytes], folder: str | os.PathLike) -> 
         raise
 
 
+def claim(folder: Path) -> None:
+    """Make a folder and write to it once: after a training it is late to hear that one cannot.
+
+    Raises:
+        OSError: The folder cannot be made or written to.
+    """
+    for probe in write_files({".kprune-probe": ""}, folder):
+        probe.unlink()
+
+
 def _missing(folder: Path) -> list[Path]:
     """The folders that must be made, the deepest first."""
     return [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
