@@ -16,6 +16,7 @@ from kprune.feasibility import assess, assess_memory
 from kprune.losses import CompressionLoss
 from kprune.masking import find_masked, read_gates, read_scores, write_gates
 from kprune.projection import project
+from kprune.reconstruction import find_readers, reconstruct
 
 # The ramp needs some projections to be a ramp, and some steps must follow the freeze.
 MIN_STEPS = 20
@@ -71,7 +72,8 @@ class PruneCallback(keras.callbacks.Callback):
     Every few steps the channels are ranked by the scores that the masks have learned, and the best
     are opened as far as the limit of the moment allows; the limit falls from the full cost to the
     budget. Scores are learned for closed channels too, so these can come back until the freeze, if
-    they are clearly better than what is open.
+    they are clearly better than what is open. With "taylor" the layers behind get weights by which
+    open channels make up for closed ones, so that little is lost with each.
 
     The figures go into `logs` (`macs_rate`, `params_rate`, …: cost over original cost), where the
     progress bar, `History`, `CSVLogger` and `TensorBoard` find them: list those after this
@@ -145,6 +147,7 @@ class PruneCallback(keras.callbacks.Callback):
         self.model.pruned_by = id(self)
         self._trace = trace(find_masked(self.model))
         self._check_masks()
+        self._readers = find_readers(self._trace)
         self._cost = Cost(self._trace, self.budget.kinds)
         feasible = assess(self._trace, self._cost, self.budget, self.round_to)
         self.original, self.limits = feasible.full, feasible.limits
@@ -317,7 +320,9 @@ class PruneCallback(keras.callbacks.Callback):
             )
             for kind, limit in self.limits.items()
         }
-        write_gates(self._trace, project(self._trace, self._cost, limits, scores, self.round_to))
+        opened = project(self._trace, self._cost, limits, scores, self.round_to)
+        write_gates(self._trace, opened)
+        reconstruct(self._readers, gates, opened)
 
     def _check_length(self) -> None:
         epochs, steps = self.params["epochs"], self._steps

@@ -25,7 +25,7 @@ def conv(site: Site) -> Flow:
     _hold_mixing_activation(site, made)
     bias = Weight({0: made})
     if layer.groups == 1:
-        kernel = Weight({-2: read, -1: made}, uses=_positions(site))
+        kernel = Weight({-2: read, -1: made}, _positions(site), reads=-2)
         weights = {"kernel": kernel, "bias": bias}
         return Flow(site.spread(made), weights, {"filters": made}, mixes=True)
     # A group of filters reads only its own inputs: both go together, or not at all.
@@ -43,7 +43,8 @@ def conv_transpose(site: Site) -> Flow:
     _hold_mixing_activation(site, made)
     # Every input position is multiplied by the whole kernel.
     uses = site.x.size // len(read)
-    weights = {"kernel": Weight({-2: made, -1: read}, uses), "bias": Weight({0: made})}
+    kernel = Weight({-2: made, -1: read}, uses, reads=-1)
+    weights = {"kernel": kernel, "bias": Weight({0: made})}
     return Flow(site.spread(made), weights, {"filters": made}, mixes=True)
 
 
@@ -75,7 +76,7 @@ def dense(site: Site) -> Flow:
     read, made = site.read(), site.make(site.layer.units)
     _hold_mixing_activation(site, made)
     weights = {
-        "kernel": Weight({0: read, 1: made}, uses=math.prod(site.shape[:-1])),
+        "kernel": Weight({0: read, 1: made}, math.prod(site.shape[:-1]), reads=0),
         "bias": Weight({0: made}),
     }
     return Flow(site.spread(made, -1), weights, {"units": made}, mixes=True)
@@ -101,7 +102,8 @@ def einsum_dense(site: Site) -> Flow:
     bias = {axis - len(y): units} if made[0] in (site.layer.bias_axes or "") else {}
     # The argument leaves out the axes behind the ellipsis.
     stated = output[(0,) * (output.ndim - np.size(site.layer.partial_output_shape))]
-    weights = {"kernel": Weight(axes, uses), "bias": Weight(bias)}
+    reads = k.index(channels[0]) if len(channels) == 1 else None
+    weights = {"kernel": Weight(axes, uses, reads=reads), "bias": Weight(bias)}
     return Flow(output, weights, {"output_shape": stated}, mixes=True)
 
 
@@ -130,7 +132,8 @@ def recurrent(site: Site) -> Flow:
     for state in site.inputs[1:]:
         site.hold(state, "starts from them")
     steps = len(site.x)
-    weights = {"kernel": Weight({0: site.read()}, steps), "recurrent_kernel": Weight({}, steps)}
+    kernel = Weight({0: site.read()}, steps, reads=0)
+    weights = {"kernel": kernel, "recurrent_kernel": Weight({}, steps)}
     return Flow(fresh(site, "feeds them back to itself"), weights, mixes=True)
 
 
@@ -142,7 +145,7 @@ def convolutional_recurrent(site: Site) -> Flow:
     steps = 1 if site.layer.return_sequences else len(site.x)
     uses = steps * _positions(site)
     weights = {
-        "kernel": Weight({-2: site.read(channel_axis)}, uses),
+        "kernel": Weight({-2: site.read(channel_axis)}, uses, reads=-2),
         "recurrent_kernel": Weight({}, uses),
     }
     return Flow(fresh(site, "feeds them back to itself"), weights, mixes=True)

@@ -36,6 +36,9 @@ class ChannelMask(keras.layers.Layer):
         scores: For "taylor", weight of shape `(channels,)`: what the channel's gate has done to
             the loss, added up step by step while older steps fade, never negative. Its "gradient"
             is its next value, and `overwrite_with_gradient` makes any Keras optimizer store it.
+        gram: For "taylor", weight of shape `(channels, channels)`: the products of the channels'
+            values, added up and faded like the scores. They tell how much of a channel can be told
+            from others, which take its place when it is closed (`kprune.reconstruction`).
         unit: For "taylor", weight of shape `()`: what a loss of 1 is in these scores.
         logits: For "learned", weight of shape `(channels,)`; the score is its sigmoid.
 
@@ -75,18 +78,23 @@ class ChannelMask(keras.layers.Layer):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         kind = importances.IMPORTANCES[self.importance]
         weights = {"gates": {"initializer": "ones", "trainable": False}, **kind.weights}
-        for name, arguments in weights.items():
+        for name, given in weights.items():
+            shape = (input_shape[self.axis],) * given.get("rank", 1)
+            arguments = {key: value for key, value in given.items() if key != "rank"}
             # float32 whatever the policy: a score in half precision would stop moving.
-            defaults = {"shape": (input_shape[self.axis],), "dtype": "float32", "autocast": False}
-            setattr(self, name, self.add_weight(name=name, **{**defaults, **arguments}))
+            weight = self.add_weight(
+                name=name, shape=shape, dtype="float32", autocast=False, **arguments
+            )
+            setattr(self, name, weight)
         if kind.overwrite:
             getattr(self, kind.overwrite).overwrite_with_gradient = True
 
-    def call(self, inputs: object) -> object:
+    def call(self, inputs: object, training: bool = False) -> object:
         kind = importances.IMPORTANCES[self.importance]
         axis = self.axis % len(inputs.shape)  # type: ignore[attr-defined]
-        weights = {name: getattr(self, name) for name in kind.weights}
-        return kind.gate(inputs, axis, self.gates, **weights)
+        if training and kind.products:
+            self.gram.assign(importances.MOMENTUM * self.gram + kind.products(inputs, axis))
+        return kind.gate(inputs, axis, self.gates, *self.learned)
 
     @property
     def learned(self) -> list[keras.Variable]:

@@ -43,7 +43,8 @@ def add_masks(
         exclude: A list of layers that keep all their channels, or of their names. A name stands for
             every layer that bears it, in whichever nested model.
         importance: What ranks the channels when `PruneCallback` closes some. "taylor": what the
-            loss would change without the channel, a running estimate over the batches. "learned":
+            loss would change without the channel, a running estimate over the batches; and what is
+            closed hands on its work to the others, as far as these can take it. "learned":
             a number per channel, trained with the weights; compile with `CompressionLoss`.
             "magnitude": the norm of the channel's weights.
 
@@ -207,8 +208,7 @@ def read_scores(found: Trace) -> np.ndarray:
         return magnitudes(_indexed(found), [g.channels for g in found.groups], found.num_channels)
     scores, places = np.zeros((2, found.num_channels))
     for mask, channels in found.masks:
-        weights = {n: keras.ops.convert_to_numpy(getattr(mask, n)) for n in kind.weights}
-        np.add.at(scores, channels, kind.score(**weights))
+        np.add.at(scores, channels, kind.score(mask))
         np.add.at(places, channels, 1)
     return scores / np.maximum(places, 1) if kind.shared else scores
 

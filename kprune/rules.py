@@ -24,11 +24,14 @@ class Weight:
         axes: Axis of the weight -> ids of the channels along it. Other axes have fixed length.
         uses: How often one inference multiplies by each element: the weight's MACs per element.
         statistic: True for running statistics, which are no parameters.
+        reads: The axis along which products with the first input are added up, if there is one: of
+            a sum, open channels can take over what a closed one gave.
     """
 
     axes: Mapping[int, np.ndarray]
     uses: int = 0
     statistic: bool = False
+    reads: int | None = None
 
 
 @dataclass(frozen=True)

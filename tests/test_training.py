@@ -515,6 +515,7 @@ for importance in ("taylor", "learned", "magnitude"):
     mask = masked.layers[-3]
     if importance == "taylor":
         assert numpy.ptp(keras.ops.convert_to_numpy(mask.scores)) > 0
+        assert keras.ops.convert_to_numpy(mask.gram).any()
 print("held")
 """
 
