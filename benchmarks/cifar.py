@@ -30,6 +30,7 @@ import kprune
 from benchmarks import networks
 from benchmarks.cifar_report import report
 from benchmarks.datasets import Augmented, Samples, draw, read_set, standardized
+from benchmarks.knobs import VARIANTS, replaced
 from benchmarks.selection import add_row, is_done, rows
 from benchmarks.training import Trained, cost_of, cross_entropy, narrowed, result
 
@@ -103,6 +104,12 @@ def pruned(
     return bench.fit(masked, seed, (kprune.PruneCallback(budget, schedule),))
 
 
+def handing_on_nothing(schedule: kprune.Schedule, *args: object) -> Trained:
+    """kprune, where the work of closed channels is lost."""
+    with replaced(VARIANTS["nothing handed on"].replaced):
+        return pruned("taylor", schedule, *args)
+
+
 def torch_pruning(is_global: bool, bench: Bench, budget: kprune.Budget, seed: int) -> Trained:
     """Torch-Pruning by magnitude: the same network, weights and batches in PyTorch."""
     import torch
@@ -124,11 +131,14 @@ def torch_pruning(is_global: bool, bench: Bench, budget: kprune.Budget, seed: in
     return rival.result(model, bench.test)
 
 
+# For networks that learn next to nothing in the first epochs.
+LATER = kprune.Schedule(start=0.2, end=0.6)
 METHODS: dict[str, Callable[[Bench, kprune.Budget, int], Trained]] = {
     "dense": dense,
     "kprune": partial(pruned, "taylor", kprune.Schedule()),
-    # For networks that learn next to nothing in the first epochs.
-    "kprune, later": partial(pruned, "taylor", kprune.Schedule(start=0.2, end=0.6)),
+    "kprune, later": partial(pruned, "taylor", LATER),
+    "kprune, nothing handed on": partial(handing_on_nothing, kprune.Schedule()),
+    "kprune, later, nothing handed on": partial(handing_on_nothing, LATER),
     "magnitude": partial(pruned, "magnitude", kprune.Schedule()),
     "uniform": uniform,
     "torch-pruning": partial(torch_pruning, True),

@@ -10,6 +10,8 @@ NAMES = {
     "dense": "dense",
     "kprune": "kprune",
     "kprune, later": "kprune, `Schedule(start=0.2, end=0.6)`",
+    "kprune, nothing handed on": "kprune, nothing handed on",
+    "kprune, later, nothing handed on": "kprune, `Schedule(start=0.2, end=0.6)`, nothing handed on",
     "magnitude": "kprune, magnitude",
     "uniform": "uniform width",
     "torch-pruning": "Torch-Pruning, all layers at once",

@@ -74,8 +74,14 @@ def ramp(exponent: float) -> Callable:
     return lambda schedule, progress: cubic(schedule, progress) ** (exponent / 3)
 
 
+def nothing(*args: object) -> None:
+    """Closed channels hand on nothing."""
+
+
 LEAST = "kprune.projection._Blocks.least"
 VARIANTS = {
+    "nothing handed on": Variant(replaced={"kprune.callbacks.reconstruct": nothing}),
+    "not scaled back": Variant(replaced={"kprune.reconstruction._Search._norm": nothing}),
     "structure alone": Variant(from_scratch=True),
     "ramp to 0.3": Variant({"end": 0.3}),
     "ramp to 0.3, freeze at 0.4": Variant({"end": 0.3, "freeze": 0.4}),

@@ -3,7 +3,7 @@
     python -m benchmarks.widths --data FOLDER [--seeds 0 1 2]
     python -m benchmarks.widths --report
 
-The small VGG at 5 % of its multiply-accumulates, where kprune and uniform width are level. Each
+The small VGG at 5 % of its multiply-accumulates, where kprune finds nearly uniform widths. Each
 training adds one line to a file, and what is in the file is not run again.
 """
 
