@@ -82,17 +82,16 @@ def _taylor(x: Tensor, axis: int, gates: Tensor, scores: Tensor) -> Tensor:
 
 
 def _products(x: Tensor, axis: int) -> Tensor:
-    """Each channel times each, shape `(channels, channels)`, added up over a part of the batch.
+    """Each channel times each, shape `(channels, channels)`, added up over quarter points.
 
-    Of every fourth sample the quarter points: all of it would cost a dense layer a third of its
-    time, and these add up to thousands soon enough.
+    Every sample counts, so that several devices add up what one does; of its places a few are
+    enough, as thousands come together over the steps.
     """
     quarters = [
-        slice(None) if a == axis else slice((n or 0) // 4, None, max(1, (n or 8) // 2))
+        slice(None) if a in (0, axis) else slice((n or 0) // 4, None, max(1, (n or 8) // 2))
         for a, n in enumerate(x.shape)
     ]
-    x = x[(slice(None, None, 4), *quarters[1:])]
-    x = ops.cast(ops.moveaxis(x, axis, -1), "float32")
+    x = ops.cast(ops.moveaxis(x[tuple(quarters)], axis, -1), "float32")
     x = ops.reshape(x, (-1, x.shape[-1]))
     return ops.matmul(ops.transpose(x), x)
 

@@ -156,9 +156,9 @@ def test_what_is_learned_are_the_products_of_the_channels_at_quarter_points() ->
     for _ in range(2):
         masked.train_on_batch(x, np.zeros((9, 8, 6, 2)))
 
-    seen = keras.ops.convert_to_numpy(masked.get_layer("conv")(x))[::4, [2, 6]][
-        :, :, [1, 4]
-    ].reshape(-1, 3)
+    seen = keras.ops.convert_to_numpy(masked.get_layer("conv")(x))[:, [2, 6]][:, :, [1, 4]].reshape(
+        -1, 3
+    )
     np.testing.assert_allclose(np.asarray(mask.gram), 1.99 * seen.T @ seen, rtol=1e-4)
 
 
