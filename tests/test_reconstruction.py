@@ -45,12 +45,12 @@ def seen(masked: keras.Model) -> keras.Model:
     return masked
 
 
-def close(masked: keras.Model, positions: list[int], maker: str = "maker") -> None:
-    """Close channels, and let the others make up for them."""
+def close(masked: keras.Model, positions: list[int]) -> None:
+    """Close channels of "maker", and let the others make up for them."""
     found = trace(masked)
     before = read_gates(found)
     after = before.copy()
-    after[dict(found.makers)[maker][positions]] = False
+    after[dict(found.makers)["maker"][positions]] = False
     write_gates(found, after)
     reconstruct(find_readers(found), before, after)
 
