@@ -23,6 +23,9 @@ from kprune.rules import Weight
 # What is added to the square of each channel, in shares of their mean: how little is made of
 # channels that are almost multiples of each other.
 RIDGE = 0.03
+# Channels that take over together, at the most. Of a layer of 2,048, least squares over all would
+# take longer than the steps of training in between.
+HELPERS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,10 +97,25 @@ def reconstruct(readers: Sequence[Reader], before: np.ndarray, after: np.ndarray
         was, now = before[reader.channels], after[reader.channels]
         changed, stay = np.flatnonzero(was != now), np.flatnonzero(was & now)
         if len(changed) and len(stay):
-            gram = np.sum([_value(mask.gram) for mask in reader.masks], axis=0)
+            gram = np.sum([keras.ops.convert_to_numpy(m.gram) for m in reader.masks], axis=0)
+            stay = _helpers(gram, stay, changed)
             shares = _shares(gram, stay, changed) * np.where(now[changed], -1, 1)
             for weight in reader.weights:
-                _take_over(reader, weight, shares, was, now)
+                _take_over(reader, weight, (stay, changed, shares), (was, now))
+
+
+def _helpers(gram: np.ndarray, stay: np.ndarray, changed: np.ndarray) -> np.ndarray:
+    """Those of the channels in `stay` that tell most of the changed ones, each by itself.
+
+    Example:
+        >>> x = np.array([[1.0, 0.0, 2.0], [0.0, 1.0, 3.0]])
+        >>> _helpers(x.T @ x, np.array([0, 1]), np.array([2])).tolist()
+        [0, 1]
+    """
+    if len(stay) <= HELPERS:
+        return stay
+    told = np.square(gram[np.ix_(stay, changed)]).sum(axis=1) / gram[stay, stay].clip(1e-30)
+    return np.sort(stay[np.argsort(told)[-HELPERS:]])
 
 
 def _shares(gram: np.ndarray, stay: np.ndarray, changed: np.ndarray) -> np.ndarray:
@@ -109,25 +127,32 @@ def _shares(gram: np.ndarray, stay: np.ndarray, changed: np.ndarray) -> np.ndarr
         array([[1.9],
                [2.9]])
     """
-    squares = gram[np.ix_(stay, stay)]
+    squares, mixed = gram[np.ix_(stay, stay)].astype(float), gram[np.ix_(stay, changed)]
     ridge = RIDGE * np.trace(squares) / len(stay)
     if not ridge > 0:  # Nothing has been seen yet, or nothing but zeros.
         return np.zeros((len(stay), len(changed)))
-    return np.linalg.solve(squares + ridge * np.eye(len(stay)), gram[np.ix_(stay, changed)])
+    return np.linalg.solve(squares + ridge * np.eye(len(stay)), mixed)
 
 
 def _take_over(
-    reader: Reader, weight: keras.Variable, shares: np.ndarray, was: np.ndarray, now: np.ndarray
+    reader: Reader,
+    weight: keras.Variable,
+    handed: tuple[np.ndarray, np.ndarray, np.ndarray],
+    gates: tuple[np.ndarray, np.ndarray],
 ) -> None:
-    old = _value(weight)
-    new = old.copy()
-    by_row = np.moveaxis(new, reader.axis, 0)  # the same numbers
-    by_row[reader.rows[was & now]] += np.tensordot(shares, by_row[reader.rows[was != now]], 1)
-    if reader.norm:
-        factor = _size(old, reader, reader.norm, was) / _size(new, reader, reader.norm, now)
-        new = np.moveaxis(np.moveaxis(new, reader.norm.axis, -1) * factor, -1, reader.norm.axis)
-        _scale_behind(reader.layer, reader.norm.layer, factor)
-    weight.assign(new)
+    """Change a weight by what is handed `(to, of, shares)`, and by what the gates' change asks."""
+    to, of, shares = handed
+    was, now = gates
+    value, norm = _value(weight), reader.norm
+    size = _size(value, reader, norm, was) if norm else None
+    by_row = np.moveaxis(value, reader.axis, 0)  # the same numbers, as are those by output
+    by_row[reader.rows[to]] += np.tensordot(shares, by_row[reader.rows[of]], 1)
+    if norm:
+        factor = size / _size(value, reader, norm, now)
+        by_output = np.moveaxis(value, norm.axis, -1)
+        by_output *= factor
+        _scale_behind(reader.layer, norm.layer, factor)
+    weight.assign(value)
 
 
 def _size(weight: np.ndarray, reader: Reader, norm: Norm, gates: np.ndarray) -> np.ndarray:

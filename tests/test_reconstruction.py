@@ -5,6 +5,8 @@ from collections.abc import Callable
 import keras
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from keras import layers
 from laws import assert_close
 from zoo import perturb
@@ -12,7 +14,7 @@ from zoo import perturb
 from kprune import Budget, PruneCallback, add_masks, reconstruction
 from kprune.channels import trace
 from kprune.masking import read_gates, write_gates
-from kprune.reconstruction import find_readers, reconstruct
+from kprune.reconstruction import RIDGE, find_readers, reconstruct
 
 # Channels of which the last two are sums of the others.
 MIX = np.array([[1, 0, 0, 2, -1], [0, 1, 0, 1, 3], [0, 0, 1, -3, 1]], "float32")
@@ -108,6 +110,48 @@ def test_what_others_can_tell_is_not_lost(kind: str) -> None:
     assert not read_gates(trace(masked)).all()
     assert_close(outputs(masked), expected, 2e-3)
     assert_close(outputs(masked, training=True), by_batch, 2e-3)
+
+
+@settings(max_examples=20)
+@given(st.integers(0, 2**32 - 1), st.sets(st.integers(0, 6), min_size=1, max_size=6))
+def test_on_what_was_seen_no_output_is_further_off_than_without(
+    seed: int, closed: set[int]
+) -> None:
+    reconstruction.RIDGE = RIDGE  # as it is: less than all is made up for, but never too much
+    rng = np.random.default_rng(seed)
+    model = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(7, "relu", name="maker"), layers.Dense(3)]
+    )
+    masked = add_masks(perturb(model))
+    masked.compile(keras.optimizers.SGD(0.0), "mse", run_eagerly=True)
+    x = rng.normal(size=(32, 4)).astype("float32")
+    masked.train_on_batch(x, np.zeros((32, 3)))
+    expected, weights = keras.ops.convert_to_numpy(masked(x)), masked.get_weights()
+
+    def squares_of_errors() -> np.ndarray:
+        return np.square(keras.ops.convert_to_numpy(masked(x)) - expected).sum(0)
+
+    close(masked, sorted(closed))
+    made_up = squares_of_errors()
+    gates = read_gates(trace(masked))
+    masked.set_weights(weights)
+    write_gates(trace(masked), gates)
+
+    assert (made_up <= squares_of_errors() * (1 + 1e-4) + 1e-6).all()
+
+
+def test_of_many_channels_those_take_over_that_tell_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    masked = behind(layers.Dense(4, name="reader"), shape=(2,))
+    masked.get_layer("maker").set_weights([np.array([[1, 0, 1, 1, 0], [0, 1, 0.1, 0.2, 1]])])
+    seen(masked)
+    kernel = masked.get_layer("reader").kernel
+    before = np.asarray(kernel)
+    monkeypatch.setattr(reconstruction, "HELPERS", 2)
+
+    close(masked, [0])
+
+    changed = np.abs(np.asarray(kernel) - before).max(1) > 1e-6
+    assert changed.tolist() == [False, False, True, True, False]
 
 
 def weights_of(masked: keras.Model) -> list[np.ndarray]:
