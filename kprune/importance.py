@@ -16,6 +16,9 @@ Tensor = Any
 
 # How much of the old score one training step keeps.
 MOMENTUM = 0.99
+# Fewer channels than this are multiplied a row of pixels at a time: TensorFlow's kernels for
+# processors take twice as long to multiply by 16 numbers over and over.
+SHORT = 64
 
 NEARLY_OPEN = {"class_name": "RandomNormal", "config": {"mean": 1.0, "stddev": 0.1}}
 
@@ -44,13 +47,18 @@ class Importance:
     shared: bool = False
 
 
-def _along(axis: int, values: Tensor, x: Tensor) -> Tensor:
-    """One value per channel, as it multiplies `x`."""
-    values = ops.cast(values, x.dtype)
-    rank = len(x.shape)
-    if axis == rank - 1:
-        return values
-    return ops.reshape(values, [-1 if a == axis else 1 for a in range(rank)])
+def _gating(x: Tensor, axis: int, gates: Tensor) -> Callable[[Tensor], Tensor]:
+    """What multiplies a tensor shaped like `x` by its gates."""
+    gates = ops.cast(gates, x.dtype)
+    *others, size = x.shape
+    if axis < len(others):
+        gates = ops.reshape(gates, [-1 if a == axis else 1 for a in range(len(x.shape))])
+        return lambda x: x * gates
+    if len(others) < 2 or None in others[1:] or size >= SHORT:
+        return lambda x: x * gates
+    row = ops.tile(gates, others[-1])
+    rows, places = (-1, *others[1:-1], others[-1] * size), (-1, *others[1:], size)
+    return lambda x: ops.reshape(ops.reshape(x, rows) * row, places)
 
 
 def _taylor(x: Tensor, axis: int, gates: Tensor, scores: Tensor) -> Tensor:
@@ -59,7 +67,7 @@ def _taylor(x: Tensor, axis: int, gates: Tensor, scores: Tensor) -> Tensor:
     The absolute value is taken per sample, because the signed sum vanishes for any channel whose
     scale has converged. Closed channels are scored like open ones, so they can come back.
     """
-    gates = _along(axis, gates, x)
+    gated = _gating(x, axis, gates)
     elsewhere = [a for a in range(1, len(x.shape)) if a != axis]
 
     # Gates are no argument: what has no gradient costs operations at every mask. The unit would
@@ -74,9 +82,9 @@ def _taylor(x: Tensor, axis: int, gates: Tensor, scores: Tensor) -> Tensor:
             if elsewhere:
                 taylor = ops.sum(taylor, axis=elsewhere)
             taylor = ops.sum(ops.abs(taylor), axis=0)
-            return dy * gates, MOMENTUM * scores + taylor
+            return gated(dy), MOMENTUM * scores + taylor
 
-        return x * gates, grad
+        return gated(x), grad
 
     return gate(x, ops.convert_to_tensor(scores))
 
@@ -101,11 +109,11 @@ def _learned(x: Tensor, axis: int, gates: Tensor, logits: Tensor) -> Tensor:
     soft = ops.sigmoid(logits)
     # In brackets: without them 1 + soft - soft is 0.99999994.
     gates = gates + (soft - ops.stop_gradient(soft))
-    return x * _along(axis, gates, x)
+    return _gating(x, axis, gates)(x)
 
 
 def _plain(x: Tensor, axis: int, gates: Tensor) -> Tensor:
-    return x * _along(axis, gates, x)
+    return _gating(x, axis, gates)(x)
 
 
 def _sigmoid(logits: Tensor) -> np.ndarray:

@@ -39,16 +39,29 @@ def test_score_is_the_running_sum_of_absolute_sample_sensitivities(shape: tuple)
     np.testing.assert_allclose(np.asarray(mask.scores), expected, rtol=1e-5)
 
 
-def test_closed_channels_are_exactly_zero_and_open_ones_untouched() -> None:
-    x = np.random.default_rng(1).normal(size=(2, 4, 3)).astype("float32")
-    mask = ChannelMask(axis=1)
-    mask.build(x.shape)
-    mask.gates.assign([1.0, 0.0, 0.0, 1.0])
+# Shape of a sample, axis of its channels; the last has more channels than are multiplied by rows.
+SHAPES = [((3,), -1), ((4, 3), 1), ((4, 3), -1), ((2, 4, 3), -1), ((2, 3, 2, 5, 4), -1)]
+SHAPES += [((3, 4, 5), 1), ((3, 70), -1)]
 
-    y = keras.ops.convert_to_numpy(mask(x))
 
-    assert (y[:, [1, 2]] == 0).all()
-    assert (y[:, [0, 3]] == x[:, [0, 3]]).all()
+@pytest.mark.parametrize("importance", IMPORTANCES)
+@pytest.mark.parametrize("known", [True, False], ids=["known places", "unknown places"])
+@pytest.mark.parametrize(("shape", "axis"), SHAPES)
+def test_closed_channels_are_exactly_zero_and_open_ones_untouched(
+    shape: tuple, axis: int, known: bool, importance: str
+) -> None:
+    x = np.random.default_rng(1).normal(size=(2, *shape)).astype("float32")
+    places = [n if known or a == axis % x.ndim else None for a, n in enumerate(x.shape)][1:]
+    mask = ChannelMask(axis, importance=importance)
+    inputs = keras.Input(places)
+    model = keras.Model(inputs, mask(inputs))
+    gates = np.arange(x.shape[axis]) % 3 == 1
+    mask.gates.assign(gates)
+    along = [-1 if a == axis % x.ndim else 1 for a in range(x.ndim)]
+
+    y = model.predict(x, verbose=0)
+
+    np.testing.assert_array_equal(y, np.where(gates.reshape(along), x, 0))
 
 
 def test_half_precision_keeps_gates_and_scores_in_float32() -> None:
