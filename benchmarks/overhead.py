@@ -1,15 +1,16 @@
 """What masks cost while training: time of a step, memory, and the time of a projection.
 
-    python -m benchmarks.overhead [--rounds 60] [--json FILE]
+    python -m benchmarks.overhead [--rounds 200] [--json FILE]
 
 Time: all variants of a network in one process, in turn, a few steps at a time, so that a busy
 moment hits all alike; the ratio to the plain network of the least round, and the median of the
 ratios of all rounds.
-Memory: fresh processes for each variant, as the order of TensorFlow's threads moves its peak;
-growth of the peak from before the network was built, the ratio of the least and of the median
-process, and what each further sample of a larger batch takes.
-Projection: scores to gates of ResNet50 (more than 10,000 channels), against the training between
-two projections.
+Memory: fresh processes for each variant, as the order of TensorFlow's threads moves its peak; the
+ratio of the least and of the median process, and what each further sample of a larger batch takes.
+Of the whole process, as a user sees it, and of what it grows by from before the network was built:
+without TensorFlow itself, but with the graphs that it makes of every operation.
+Projection: scores to gates of ResNet50 (more than 10,000 channels), and what closed channels hand
+on, against the training of a whole fit.
 """
 
 import argparse
@@ -27,12 +28,13 @@ import numpy as np
 
 from benchmarks.networks import build, vgg16
 from kprune import Budget, CompressionLoss, add_masks
-from kprune.callbacks import PROJECTIONS, Schedule
+from kprune.callbacks import PROJECTIONS, STAY, Schedule
 from kprune.channels import trace
 from kprune.cost import Cost
 from kprune.importance import IMPORTANCES
 from kprune.masking import read_scores, write_gates
 from kprune.projection import project
+from kprune.reconstruction import find_readers, reconstruct
 
 BUDGET = Budget(macs=0.25)
 VARIANTS = ["plain", *IMPORTANCES]
@@ -40,9 +42,12 @@ STEPS = 3
 # That memory is measured in, for each variant: with the batch that is timed, and a larger one.
 PROCESSES = 7
 PROCESSES_OF_LARGER = 3
+PEAKS = ["process", "growth"]
 SUMMARIES = {"least": min, "median": statistics.median}
 # A fit of this many steps is what a projection is compared with.
 FIT = 10_000
+# Of the multiply-accumulates of ResNet50, what may stay: some of a fit's projections.
+SHARES = np.linspace(0.99, 0.25, 25)
 
 
 # Name -> how to build it, and the batch to train it with.
@@ -56,18 +61,20 @@ NETWORKS: dict[str, tuple[Callable[[], keras.Model], int]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
     parser.add_argument("--json", type=Path, help="write the figures there, too")
     parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.peak:
         name, variant, batch = args.peak
-        print(peak(name, variant, int(batch)))
+        print(*peak(name, variant, int(batch)))
         return
     result: dict[str, object] = {}
+    # All of the times first: memory does not mind what else the machine does.
+    seconds = {name: times(name, args.rounds) for name in args.networks}
     for name in args.networks:
-        result[name] = {"time": times(name, args.rounds), **memory(name)}
+        result[name] = {"time": seconds[name], **memory(name)}
         print(name, json.dumps(result[name]), flush=True)
     result["projection"] = projection()
     print("projection", json.dumps(result["projection"]))
@@ -127,47 +134,56 @@ def row(unit: str, plain: float, ratios: dict[str, float]) -> dict[str, float]:
 
 
 def memory(name: str) -> dict[str, object]:
-    """Megabytes by which the peak of training the plain network grows; of the others, the ratio.
+    """Megabytes of training the plain network at its peak; of the others, the ratio.
 
-    With the batch that is timed, and for each further sample.
+    Of the process and of its growth, with the batch that is timed, and for each further sample.
     """
     batch = NETWORKS[name][1]
     timed, larger = peaks(name, batch, PROCESSES), peaks(name, 4 * batch, PROCESSES_OF_LARGER)
     further = {
-        variant: (statistics.median(larger[variant]) - statistics.median(timed[variant]))
+        variant: (statistics.median(larger["growth"][variant]) - statistics.median(of))
         / (3 * batch)
-        for variant in VARIANTS
+        for variant, of in timed["growth"].items()
     }
     return {
-        "memory": {
-            how: relative("megabytes", {variant: of(timed[variant]) for variant in VARIANTS})
-            for how, of in SUMMARIES.items()
-        },
+        "memory_of_process": summaries(timed["process"]),
+        "memory": summaries(timed["growth"]),
         "memory_per_sample": relative("megabytes", further),
     }
 
 
-def peaks(name: str, batch: int, processes: int) -> dict[str, list[float]]:
+def summaries(megabytes: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    return {
+        how: relative("megabytes", {variant: of(values) for variant, values in megabytes.items()})
+        for how, of in SUMMARIES.items()
+    }
+
+
+def peaks(name: str, batch: int, processes: int) -> dict[str, dict[str, list[float]]]:
     """Of each variant, in turn, so that what else the machine does hits all alike."""
-    found: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    found: dict[str, dict[str, list[float]]] = {
+        what: {variant: [] for variant in VARIANTS} for what in PEAKS
+    }
     for _ in range(processes):
         for variant in VARIANTS:
-            found[variant].append(peak_of_process(name, variant, batch))
+            for what, megabytes in zip(PEAKS, peak_of_process(name, variant, batch), strict=True):
+                found[what][variant].append(megabytes)
     return found
 
 
-def peak_of_process(name: str, variant: str, batch: int) -> float:
+def peak_of_process(name: str, variant: str, batch: int) -> list[float]:
     command = [sys.executable, "-m", "benchmarks.overhead", "--peak", name, variant, str(batch)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return [float(megabytes) for megabytes in done.stdout.split()]
 
 
-def peak(name: str, variant: str, batch: int) -> float:
+def peak(name: str, variant: str, batch: int) -> tuple[float, float]:
     keras.ops.zeros(1)  # what TensorFlow takes for itself
     before = high_water()
     step = trainer(name, variant, batch)
     for _ in range(8):
         step()
-    return high_water() - before
+    return high_water(), high_water() - before
 
 
 def high_water() -> float:
@@ -177,18 +193,29 @@ def high_water() -> float:
 
 
 def projection() -> dict[str, float]:
+    """Projecting ResNet50 as in a fit: each time a little less may stay, and scores have moved."""
     model = add_masks(build("ResNet50"))
     found = trace(model)
-    cost = Cost(found)
-    limits = {"macs": 0.5 * cost.total(np.ones(found.num_channels, bool))["macs"]}
+    cost, readers = Cost(found), find_readers(found)
     rng = np.random.default_rng(0)
     for mask, _ in found.masks:
-        mask.scores.assign(rng.exponential(size=mask.scores.shape))
-    seconds = []
-    for _ in range(7):
+        size = mask.scores.shape[0]
+        mask.scores.assign(rng.exponential(size=size))
+        seen = np.maximum(rng.normal(size=(2 * size, size)), 0)
+        mask.gram.assign(seen.T @ seen)
+    gates = np.ones(found.num_channels, bool)
+    whole = cost.total(gates)["macs"]
+    scores, seconds = read_scores(found), {"projection": [], "handing on": []}
+    for share in SHARES:
+        scores = scores * rng.lognormal(sigma=0.05, size=len(scores))
         start = time.perf_counter()
-        write_gates(found, project(found, cost, limits, read_scores(found)))
-        seconds.append(time.perf_counter() - start)
+        opened = project(found, cost, {"macs": share * whole}, np.where(gates, STAY, 1) * scores)
+        write_gates(found, opened)
+        middle = time.perf_counter()
+        reconstruct(readers, gates, opened)
+        seconds["projection"].append(middle - start)
+        seconds["handing on"].append(time.perf_counter() - middle)
+        gates = opened
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(True), jit_compile=False)
     x, y = rng.normal(size=(32, 64, 64, 3)), np.arange(32) % 10
     steps = []
@@ -197,12 +224,16 @@ def projection() -> dict[str, float]:
         model.train_on_batch(x, y)
         steps.append(time.perf_counter() - start)
     schedule = Schedule()
-    times_ = (schedule.freeze - schedule.start) * PROJECTIONS
+    in_all = (schedule.freeze - schedule.start) * PROJECTIONS
+    mean = {what: statistics.mean(of) for what, of in seconds.items()}
     return {
         "channels": found.num_channels,
-        "projection_seconds": round(statistics.median(seconds), 4),
+        "projection_seconds": round(mean["projection"], 4),
+        "handing_on_seconds": round(mean["handing on"], 4),
         "step_seconds": round(statistics.median(steps), 3),
-        f"share_of_{FIT}_steps": round(min(seconds) * times_ / (FIT * min(steps)), 6),
+        f"share_of_{FIT}_steps": round(
+            sum(mean.values()) * in_all / (FIT * statistics.median(steps)), 5
+        ),
     }
 
 
