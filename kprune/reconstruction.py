@@ -65,6 +65,26 @@ class Reader:
     norm: Norm | None
 
 
+@dataclass(frozen=True, eq=False)
+class Handover:
+    """What the channels in front of a reader hand on, by their positions there.
+
+    Attributes:
+        was: Which were open, shape `(channels,)`, boolean.
+        now: Which are open from now on.
+        changed: Those that were closed or opened.
+        helpers: Those that take over, from among the ones that stay open.
+        shares: How much of each changed one each helper takes, shape `(helpers, changed)`;
+            negative for one that comes back.
+    """
+
+    was: np.ndarray
+    now: np.ndarray
+    changed: np.ndarray
+    helpers: np.ndarray
+    shares: np.ndarray
+
+
 def find_readers(found: Trace) -> list[Reader]:
     """The layers of a masked model that can make up for closed channels, in its order.
 
@@ -94,14 +114,19 @@ def reconstruct(readers: Sequence[Reader], before: np.ndarray, after: np.ndarray
         (steps and the size of weights).
     """
     for reader in readers:
-        was, now = before[reader.channels], after[reader.channels]
-        changed, stay = np.flatnonzero(was != now), np.flatnonzero(was & now)
-        if len(changed) and len(stay):
-            gram = np.sum([keras.ops.convert_to_numpy(m.gram) for m in reader.masks], axis=0)
-            stay = _helpers(gram, stay, changed)
-            shares = _shares(gram, stay, changed) * np.where(now[changed], -1, 1)
+        if handover := _handover(reader, before[reader.channels], after[reader.channels]):
             for weight in reader.weights:
-                _take_over(reader, weight, (stay, changed, shares), (was, now))
+                _take_over(reader, weight, handover)
+
+
+def _handover(reader: Reader, was: np.ndarray, now: np.ndarray) -> Handover | None:
+    changed, stay = np.flatnonzero(was != now), np.flatnonzero(was & now)
+    if not len(changed) or not len(stay):
+        return None
+    gram = np.sum([keras.ops.convert_to_numpy(m.gram) for m in reader.masks], axis=0)
+    helpers = _helpers(gram, stay, changed)
+    shares = _shares(gram, helpers, changed) * np.where(now[changed], -1, 1)
+    return Handover(was, now, changed, helpers, shares)
 
 
 def _helpers(gram: np.ndarray, stay: np.ndarray, changed: np.ndarray) -> np.ndarray:
@@ -127,28 +152,21 @@ def _shares(gram: np.ndarray, stay: np.ndarray, changed: np.ndarray) -> np.ndarr
         array([[1.9],
                [2.9]])
     """
-    squares, mixed = gram[np.ix_(stay, stay)].astype(float), gram[np.ix_(stay, changed)]
+    squares = gram[np.ix_(stay, stay)].astype(float)
     ridge = RIDGE * np.trace(squares) / len(stay)
     if not ridge > 0:  # Nothing has been seen yet, or nothing but zeros.
         return np.zeros((len(stay), len(changed)))
-    return np.linalg.solve(squares + ridge * np.eye(len(stay)), mixed)
+    return np.linalg.solve(squares + ridge * np.eye(len(stay)), gram[np.ix_(stay, changed)])
 
 
-def _take_over(
-    reader: Reader,
-    weight: keras.Variable,
-    handed: tuple[np.ndarray, np.ndarray, np.ndarray],
-    gates: tuple[np.ndarray, np.ndarray],
-) -> None:
-    """Change a weight by what is handed `(to, of, shares)`, and by what the gates' change asks."""
-    to, of, shares = handed
-    was, now = gates
+def _take_over(reader: Reader, weight: keras.Variable, handover: Handover) -> None:
     value, norm = _value(weight), reader.norm
-    size = _size(value, reader, norm, was) if norm else None
+    size = _size(value, reader, norm, handover.was) if norm else None
     by_row = np.moveaxis(value, reader.axis, 0)  # the same numbers, as are those by output
-    by_row[reader.rows[to]] += np.tensordot(shares, by_row[reader.rows[of]], 1)
+    given = by_row[reader.rows[handover.changed]]
+    by_row[reader.rows[handover.helpers]] += np.tensordot(handover.shares, given, 1)
     if norm:
-        factor = size / _size(value, reader, norm, now)
+        factor = size / _size(value, reader, norm, handover.now)
         by_output = np.moveaxis(value, norm.axis, -1)
         by_output *= factor
         _scale_behind(reader.layer, norm.layer, factor)
