@@ -73,10 +73,11 @@ def main() -> None:
     result: dict[str, object] = {}
     # All of the times first: memory does not mind what else the machine does.
     seconds = {name: times(name, args.rounds) for name in args.networks}
+    of_projection = projection()
     for name in args.networks:
         result[name] = {"time": seconds[name], **memory(name)}
         print(name, json.dumps(result[name]), flush=True)
-    result["projection"] = projection()
+    result["projection"] = of_projection
     print("projection", json.dumps(result["projection"]))
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")
