@@ -47,17 +47,15 @@ class Importance:
     shared: bool = False
 
 
-def _gating(x: Tensor, axis: int, gates: Tensor) -> Callable[[Tensor], Tensor]:
-    """What multiplies a tensor shaped like `x` by its gates."""
+def _factors(x: Tensor, axis: int, gates: Tensor) -> Tensor:
+    """The gates, shaped to multiply `x`."""
     gates = ops.cast(gates, x.dtype)
-    *others, size = x.shape
-    if axis < len(others):
-        gates = ops.reshape(gates, [-1 if a == axis else 1 for a in range(len(x.shape))])
-    elif len(others) > 1 and None not in others[1:] and size < SHORT:
-        row = ops.tile(gates, others[-1])
-        rows, places = (-1, *others[1:-1], others[-1] * size), (-1, *others[1:], size)
-        return lambda values: ops.reshape(ops.reshape(values, rows) * row, places)
-    return lambda values: values * gates
+    *others, places, size = x.shape
+    if axis < len(x.shape) - 1:
+        return ops.reshape(gates, [-1 if a == axis else 1 for a in range(len(x.shape))])
+    if others and places is not None and size < SHORT:
+        return ops.broadcast_to(gates, (places, size))
+    return gates
 
 
 def _taylor(x: Tensor, axis: int, gates: Tensor, scores: Tensor) -> Tensor:
@@ -66,7 +64,7 @@ def _taylor(x: Tensor, axis: int, gates: Tensor, scores: Tensor) -> Tensor:
     The absolute value is taken per sample, because the signed sum vanishes for any channel whose
     scale has converged. Closed channels are scored like open ones, so they can come back.
     """
-    gated = _gating(x, axis, gates)
+    factors = _factors(x, axis, gates)
     elsewhere = [a for a in range(1, len(x.shape)) if a != axis]
 
     # Gates are no argument: what has no gradient costs operations at every mask. The unit would
@@ -81,9 +79,9 @@ def _taylor(x: Tensor, axis: int, gates: Tensor, scores: Tensor) -> Tensor:
             if elsewhere:
                 taylor = ops.sum(taylor, axis=elsewhere)
             taylor = ops.sum(ops.abs(taylor), axis=0)
-            return gated(dy), MOMENTUM * scores + taylor
+            return dy * factors, MOMENTUM * scores + taylor
 
-        return gated(x), grad
+        return x * factors, grad
 
     return gate(x, ops.convert_to_tensor(scores))
 
@@ -108,11 +106,11 @@ def _learned(x: Tensor, axis: int, gates: Tensor, logits: Tensor) -> Tensor:
     soft = ops.sigmoid(logits)
     # In brackets: without them 1 + soft - soft is 0.99999994.
     gates = gates + (soft - ops.stop_gradient(soft))
-    return _gating(x, axis, gates)(x)
+    return x * _factors(x, axis, gates)
 
 
 def _plain(x: Tensor, axis: int, gates: Tensor) -> Tensor:
-    return _gating(x, axis, gates)(x)
+    return x * _factors(x, axis, gates)
 
 
 def _sigmoid(logits: Tensor) -> np.ndarray:
