@@ -2,19 +2,22 @@
 
     python -m benchmarks.overhead [--rounds 200] [--json FILE]
 
+Everything both as Keras compiles by itself ("xla") and operation by operation ("graph",
+`jit_compile=False`), which is faster for small networks on a processor.
 Time: all variants of a network in one process, in turn, a few steps at a time, so that a busy
 moment hits all alike; the ratio to the plain network of the least round, and the median of the
 ratios of all rounds.
 Memory: fresh processes for each variant, as the order of TensorFlow's threads moves its peak; the
 ratio of the least and of the median process, and what each further sample of a larger batch takes.
 Of the whole process, as a user sees it, and of what it grows by from before the network was built:
-without TensorFlow itself, but with the graphs that it makes of every operation.
+without TensorFlow itself, but with the graphs and programs that it makes of every operation.
 Projection: scores to gates of ResNet50 (more than 10,000 channels), and what closed channels hand
 on, against the training of a whole fit.
 """
 
 import argparse
 import gc
+import itertools
 import json
 import statistics
 import subprocess
@@ -38,9 +41,11 @@ from kprune.reconstruction import find_readers, reconstruct
 
 BUDGET = Budget(macs=0.25)
 VARIANTS = ["plain", *IMPORTANCES]
+# How Keras runs a step -> `jit_compile`.
+WAYS = {"graph": False, "xla": True}
 STEPS = 3
 # That memory is measured in, for each variant: with the batch that is timed, and a larger one.
-PROCESSES = 7
+PROCESSES = 5
 PROCESSES_OF_LARGER = 3
 PEAKS = ["process", "growth"]
 SUMMARIES = {"least": min, "median": statistics.median}
@@ -64,26 +69,28 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--networks", nargs="*", default=list(NETWORKS))
     parser.add_argument("--json", type=Path, help="write the figures there, too")
-    parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--peak", nargs=4, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.peak:
-        name, variant, batch = args.peak
-        print(*peak(name, variant, int(batch)))
+        name, variant, way, batch = args.peak
+        print(*peak(name, variant, way, int(batch)))
         return
-    result: dict[str, object] = {}
+    result: dict[str, dict] = {}
     # All of the times first: memory does not mind what else the machine does.
-    seconds = {name: times(name, args.rounds) for name in args.networks}
+    settings = list(itertools.product(args.networks, WAYS))
+    seconds = {setting: times(*setting, args.rounds) for setting in settings}
     of_projection = projection()
-    for name in args.networks:
-        result[name] = {"time": seconds[name], **memory(name)}
-        print(name, json.dumps(result[name]), flush=True)
+    for name, way in settings:
+        found = {"time": seconds[name, way], **memory(name, way)}
+        result.setdefault(name, {})[way] = found
+        print(name, way, json.dumps(found), flush=True)
     result["projection"] = of_projection
     print("projection", json.dumps(result["projection"]))
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def trainer(name: str, variant: str, batch: int) -> Callable[[], object]:
+def trainer(name: str, variant: str, way: str, batch: int) -> Callable[[], object]:
     """A compiled network of that variant; calling it trains one step."""
     model = NETWORKS[name][0]()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -93,16 +100,16 @@ def trainer(name: str, variant: str, batch: int) -> Callable[[], object]:
     gc.collect()
     if variant == "learned":
         loss = CompressionLoss(loss, model, BUDGET)
-    model.compile("adam", loss, jit_compile=False)
+    model.compile("adam", loss, jit_compile=WAYS[way])
     x = keras.random.normal((batch, *model.input_shape[1:]))
     y = np.arange(batch) % model.output_shape[-1]
     return lambda: model.train_on_batch(x, y)
 
 
-def times(name: str, rounds: int) -> dict[str, dict[str, float]]:
+def times(name: str, way: str, rounds: int) -> dict[str, dict[str, float]]:
     """Seconds of a step of the plain network; of the others, the ratio."""
     batch = NETWORKS[name][1]
-    steps = {variant: trainer(name, variant, batch) for variant in VARIANTS}
+    steps = {variant: trainer(name, variant, way, batch) for variant in VARIANTS}
     for step in steps.values():
         step()
         step()
@@ -134,13 +141,14 @@ def row(unit: str, plain: float, ratios: dict[str, float]) -> dict[str, float]:
     return {f"plain_{unit}": round(plain, 4), **rounded}
 
 
-def memory(name: str) -> dict[str, object]:
+def memory(name: str, way: str) -> dict[str, object]:
     """Megabytes of training the plain network at its peak; of the others, the ratio.
 
     Of the process and of its growth, with the batch that is timed, and for each further sample.
     """
     batch = NETWORKS[name][1]
-    timed, larger = peaks(name, batch, PROCESSES), peaks(name, 4 * batch, PROCESSES_OF_LARGER)
+    timed = peaks(name, way, batch, PROCESSES)
+    larger = peaks(name, way, 4 * batch, PROCESSES_OF_LARGER)
     further = {
         variant: (statistics.median(larger["growth"][variant]) - statistics.median(of))
         / (3 * batch)
@@ -160,28 +168,30 @@ def summaries(megabytes: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     }
 
 
-def peaks(name: str, batch: int, processes: int) -> dict[str, dict[str, list[float]]]:
+def peaks(name: str, way: str, batch: int, processes: int) -> dict[str, dict[str, list[float]]]:
     """Of each variant, in turn, so that what else the machine does hits all alike."""
     found: dict[str, dict[str, list[float]]] = {
         what: {variant: [] for variant in VARIANTS} for what in PEAKS
     }
     for _ in range(processes):
         for variant in VARIANTS:
-            for what, megabytes in zip(PEAKS, peak_of_process(name, variant, batch), strict=True):
+            measured = peak_of_process(name, variant, way, batch)
+            for what, megabytes in zip(PEAKS, measured, strict=True):
                 found[what][variant].append(megabytes)
     return found
 
 
-def peak_of_process(name: str, variant: str, batch: int) -> list[float]:
-    command = [sys.executable, "-m", "benchmarks.overhead", "--peak", name, variant, str(batch)]
+def peak_of_process(name: str, variant: str, way: str, batch: int) -> list[float]:
+    given = ["--peak", name, variant, way, str(batch)]
+    command = [sys.executable, "-m", "benchmarks.overhead", *given]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return [float(megabytes) for megabytes in done.stdout.split()]
 
 
-def peak(name: str, variant: str, batch: int) -> tuple[float, float]:
+def peak(name: str, variant: str, way: str, batch: int) -> tuple[float, float]:
     keras.ops.zeros(1)  # what TensorFlow takes for itself
     before = high_water()
-    step = trainer(name, variant, batch)
+    step = trainer(name, variant, way, batch)
     for _ in range(8):
         step()
     return high_water(), high_water() - before
